@@ -1,0 +1,109 @@
+"""Configuration of SegFormer with offset learning."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import SegformerConfig
+
+from .offset_learning import LOGIT_NORMALIZATIONS
+
+
+def default_logit_normalization(num_labels: int) -> str:
+    """What a new model does to its logits: a LayerNorm over one value is constant, and over two is ±1."""
+    return "class_bias" if num_labels < 3 else "fitted_layer_norm"
+
+
+@strict
+class OffSegConfig(SegformerConfig):
+    """Configuration of [`OffSegForSemanticSegmentation`]; the defaults are those of OffSeg on SegFormer-B0.
+
+    All fields of [`transformers.SegformerConfig`] are kept, but `classifier_dropout_prob` is not used (the paper's
+    models never apply their dropout), and `layer_norm_eps` is honoured by the encoder, as not by `SegformerModel`.
+
+    Args:
+        logit_normalization (`str`, *optional*, defaults to `"fitted_layer_norm"`, or `"class_bias"` for one or two
+            classes):
+            What offset learning does to the logits of each pixel. `"layer_norm"` is the published form (a LayerNorm
+            over the classes whose gain starts at 1); `"fitted_layer_norm"` the same function with a start of the gain
+            that fits the number of classes; `"class_bias"` a learned bias per class instead, the only one that can be
+            trained for one or two classes.
+        decoder_hidden_size (`int`, *optional*, defaults to 256):
+            Channels of the decode head, for every size B0–B5.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
+            Label of the pixels that the loss leaves out.
+
+    Raises:
+        ValueError: where `num_labels` and `id2label` disagree.
+        huggingface_hub.errors.StrictDataclassError: where a field has the wrong type, or fields contradict each other.
+
+    Example:
+
+    ```python
+    >>> from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
+
+    >>> model = OffSegForSemanticSegmentation(OffSegConfig(num_labels=11))
+    ```"""
+
+    model_type = "offseg"
+
+    logit_normalization: str | None = None
+    decoder_hidden_size: int = 256
+
+    def __post_init__(self, **kwargs):
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None and self.id2label is not None and len(self.id2label) != num_labels:
+            raise ValueError(
+                f"`num_labels` must equal the number of entries of `id2label`, got {num_labels} and "
+                f"{len(self.id2label)}; leave out `num_labels`."
+            )
+        super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {label: label_id for label_id, label in self.id2label.items()}
+        if self.logit_normalization is None:
+            self.logit_normalization = default_logit_normalization(self.num_labels)
+
+    def validate_architecture(self):
+        """Raises a `ValueError` where fields contradict each other."""
+        per_stage = (
+            "depths",
+            "sr_ratios",
+            "hidden_sizes",
+            "patch_sizes",
+            "strides",
+            "num_attention_heads",
+            "mlp_ratios",
+        )
+        for name in per_stage:
+            if len(getattr(self, name)) != self.num_encoder_blocks:
+                raise ValueError(
+                    f"`{name}` must have one entry for each of the {self.num_encoder_blocks} encoder stages "
+                    f"(`num_encoder_blocks`), got {getattr(self, name)}."
+                )
+        for width, heads in zip(self.hidden_sizes, self.num_attention_heads):
+            if width % heads:
+                raise ValueError(
+                    "`hidden_sizes` must be divisible by `num_attention_heads` stage by stage, got a width of "
+                    f"{width} for {heads} heads."
+                )
+        if not self.reshape_last_stage:
+            raise ValueError("`reshape_last_stage` must be True, since the decode head reads a map from every stage.")
+        if self.logit_normalization not in LOGIT_NORMALIZATIONS:
+            raise ValueError(
+                f"`logit_normalization` must be one of {', '.join(LOGIT_NORMALIZATIONS)}, got "
+                f"{self.logit_normalization!r}."
+            )
+        if self.num_labels < 1:
+            raise ValueError(f"`num_labels` must be at least 1, got {self.num_labels}.")
+        if self.num_labels < 3 and self.logit_normalization == "fitted_layer_norm":
+            raise ValueError(
+                "`logit_normalization` must be 'class_bias' for fewer than 3 classes, since no gain fits a LayerNorm "
+                f"over so few values, got {self.logit_normalization!r} with {self.num_labels}."
+            )
+        if sorted(self.id2label) != list(range(self.num_labels)):
+            raise ValueError(
+                f"`id2label` must name the ids 0 to {self.num_labels - 1} without a gap, got the ids "
+                f"{sorted(self.id2label)}."
+            )
+        if 0 <= self.semantic_loss_ignore_index < self.num_labels:
+            raise ValueError(
+                f"`semantic_loss_ignore_index` must not be one of the {self.num_labels} class ids, got "
+                f"{self.semantic_loss_ignore_index}."
+            )
