@@ -6,11 +6,6 @@ from transformers import SegformerConfig
 from .offset_learning import LOGIT_NORMALIZATIONS
 
 
-def default_logit_normalization(num_labels: int) -> str:
-    """What a new model does to its logits: a LayerNorm over one value is constant, and over two is ±1."""
-    return "class_bias" if num_labels < 3 else "fitted_layer_norm"
-
-
 @strict
 class OffSegConfig(SegformerConfig):
     """Configuration of [`OffSegForSemanticSegmentation`]; the defaults are those of OffSeg on SegFormer-B0.
@@ -58,7 +53,23 @@ class OffSegConfig(SegformerConfig):
         if self.label2id is None:
             self.label2id = {label: label_id for label_id, label in self.id2label.items()}
         if self.logit_normalization is None:
-            self.logit_normalization = default_logit_normalization(self.num_labels)
+            # A LayerNorm over one value is constant, and over two is ±1: neither can be learned.
+            self.logit_normalization = "class_bias" if self.num_labels < 3 else "fitted_layer_norm"
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As `PreTrainedConfig.from_dict`, but the caller's number of classes replaces what a file says of its own."""
+        given = {name: kwargs.pop(name) for name in ("id2label", "label2id", "logit_normalization") if name in kwargs}
+        left_out = set()
+        if config_dict.get("model_type") == SegformerConfig.model_type:
+            left_out |= {"model_type", "decoder_hidden_size"}  # 768 for B2 to B5 there, 256 for every size here
+        num_labels = len(given["id2label"]) if "id2label" in given else kwargs.get("num_labels")
+        if num_labels is not None and num_labels != len(config_dict.get("id2label", (0, 1))):
+            left_out |= {"id2label", "label2id", "logit_normalization"}  # the head is learned anew
+        elif "id2label" in given:
+            left_out |= {"label2id"}
+        config_dict = {name: value for name, value in config_dict.items() if name not in left_out}
+        return super().from_dict({**config_dict, **given}, **kwargs)
 
     def validate_architecture(self):
         """Raises a `ValueError` where fields contradict each other."""

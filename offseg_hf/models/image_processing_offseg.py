@@ -1,8 +1,7 @@
 """OffSegImageProcessor: photos and masks in, `pixel_values` and `labels` out; logits in, label maps out.
 
 Reading (`open_image`, `read_image`, `read_mask`) and the memory-saving arg-max (`upsampled_label_map`) are functions
-that training and evaluation use too. Pillow and numpy do all the work on pictures: the numbers are the same whether or
-not torchvision is installed.
+that training and evaluation use too. Pillow and numpy do all work on pictures: torchvision would change no number.
 """
 
 import io
@@ -135,7 +134,7 @@ def read_mask(source, photo=None, name=None):
         return ids
 
     photo = open_image(photo)
-    if photo.format == "TIFF":  # Pillow turns this one format upright itself, at decoding
+    if photo.format == "TIFF":  # Pillow turns this one format upright itself, at decoding, and forgets that it did
         photo.load()
     height, width = photo.height, photo.width
     turn = QUARTER_TURNS.get(photo.getexif().get(EXIF_ORIENTATION))
@@ -399,6 +398,7 @@ class OffSegImageProcessor(PilBackend):
             remedy = 'set `size` to a fixed {"height", "width"} or pass one image a call'
             _check_stackable(data["pixel_values"], "images", remedy)
             _check_stackable(data.get("labels", []), "segmentation_maps", f"leave `do_resize_labels` True, {remedy}")
+            data = {key: values[0][None] if len(values) == 1 else values for key, values in data.items()}  # no copy
         return BatchFeature(data=data, tensor_type=options["return_tensors"])
 
     def post_process_semantic_segmentation(self, outputs, target_sizes=None, return_segmentation_scores=False):

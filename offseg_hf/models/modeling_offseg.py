@@ -136,8 +136,8 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
             normalization = self.config.logit_normalization
             if normalization != "class_bias":
                 raise ValueError(
-                    "`logit_normalization` must be 'class_bias' to train fewer than 3 classes, since a LayerNorm over so "
-                    f"few logits cannot be learned, got {normalization!r}; pass it to `from_pretrained` or the config."
+                    "`logit_normalization` must be 'class_bias' to train fewer than 3 classes, since a LayerNorm over "
+                    f"so few logits cannot be learned, got {normalization!r}; pass it to `from_pretrained`."
                 )
         outputs = self.segformer(pixel_values, **kwargs)
         logits = self.decode_head(outputs.hidden_states)

@@ -1,0 +1,19 @@
+"""Data sets of photos and label maps: reading, streaming, augmentation, a check of their labels."""
+
+from offseg_hf.data.audit import audit_labels
+from offseg_hf.data.augmentation import TrainTransform
+from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples, stack_examples
+from offseg_hf.data.labels import read_id2label
+from offseg_hf.data.loading import EndlessStream, load_segmentation_dataset
+
+__all__ = [
+    "EndlessStream",
+    "PrepareExample",
+    "TrainTransform",
+    "TrainingExamples",
+    "audit_labels",
+    "evaluation_examples",
+    "load_segmentation_dataset",
+    "read_id2label",
+    "stack_examples",
+]

@@ -1,0 +1,160 @@
+"""The training augmentation of the benchmarks: resize, crop, flip, colours; from a PIL photo and its label map."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, reduce_labels
+
+MAX_REDRAWS = 10  # of a crop that one class fills
+
+
+@dataclass
+class TrainTransform:
+    """Random resize, crop, flip and photometric distortion of a photo and its label map.
+
+    The defaults are the ADE20K recipe of the paper (its settings are those of mmsegmentation's SegFormer configs). All
+    random numbers come from torch's generator, so workers differ and a seeded run can be repeated.
+
+    Args:
+        crop_size (`tuple[int, int]`): largest (height, width) of the result.
+        resize (`tuple[int, int]`): the photo is scaled, its ratio kept, until its long side reaches the larger or its
+            short side the smaller of these two numbers, whichever comes first.
+        scale_range (`tuple[float, float]`): both numbers of `resize` are multiplied by one draw from this range.
+        category_max_ratio (`float`): a crop of whose labelled pixels one class holds more than this share is drawn
+            again, up to 10 times. 1 accepts every crop that has a label.
+        flip_probability (`float`): probability of a horizontal flip.
+        photometric_distortion (`bool`): whether to change brightness, contrast, saturation and hue, each with a
+            probability of ½, the contrast before or after saturation and hue at random.
+        brightness (`float`): largest shift, in grey levels of 255.
+        contrast (`tuple[float, float]`): range of the factor on the colours.
+        saturation (`tuple[float, float]`): range of the factor on the saturation.
+        hue (`float`): largest rotation of the hue, in degrees.
+        ignore_index (`int`): id of unlabelled pixels.
+        reduce_labels (`bool`): whether label 0 means unlabelled and the classes start at 1.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    crop_size: tuple = (512, 512)
+    resize: tuple = (2048, 512)
+    scale_range: tuple = (0.5, 2.0)
+    category_max_ratio: float = 0.75
+    flip_probability: float = 0.5
+    photometric_distortion: bool = True
+    brightness: float = 32
+    contrast: tuple = (0.5, 1.5)
+    saturation: tuple = (0.5, 1.5)
+    hue: float = 18
+    ignore_index: int = IGNORE_INDEX
+    reduce_labels: bool = False
+
+    def __post_init__(self):
+        for name in ("crop_size", "resize"):
+            value = getattr(self, name)
+            if len(value) != 2 or min(value) < 1:
+                raise ValueError(f"`{name}` must be two positive numbers of pixels, got {value}.")
+        for name in ("scale_range", "contrast", "saturation"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high or (name == "scale_range" and low == 0):
+                raise ValueError(f"`{name}` must be a positive range (low, high), got {(low, high)}.")
+        if self.reduce_labels and self.ignore_index != IGNORE_INDEX:
+            raise ValueError(
+                f"`ignore_index` must be {IGNORE_INDEX} with `reduce_labels`, which turns label 0 into it, got "
+                f"{self.ignore_index}."
+            )
+        for name in ("category_max_ratio", "flip_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
+
+    def __call__(self, image, mask, generator=None):
+        """One random view of a photo and its labels.
+
+        Args:
+            image (`PIL.Image.Image`): RGB photo.
+            mask (`np.ndarray`): (H, W) integer label ids, of the photo's size.
+            generator (`torch.Generator`, *optional*): source of the random numbers; torch's global one by default.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: the photo, (h, w, 3) uint8, and its labels, (h, w) of the mask's dtype; h
+            and w are those of `crop_size`, or less where the resized photo is smaller (the collator pads).
+        """
+        height, width = self._resized_size(image.height, image.width, generator)
+        crop_height, crop_width = min(self.crop_size[0], height), min(self.crop_size[1], width)
+
+        # Only the crop is ever resized. Labels: the source pixel under each pixel's centre, exactly as in a crop of
+        # the resized whole. Colours: PIL's filter of the whole, its box in float32: a rare value is one level off.
+        rows = (2 * np.arange(height) + 1) * image.height // (2 * height)
+        columns = (2 * np.arange(width) + 1) * image.width // (2 * width)
+        for _ in range(1 + MAX_REDRAWS):
+            top = _integer(height - crop_height, generator)
+            left = _integer(width - crop_width, generator)
+            labels = mask[rows[top : top + crop_height]].take(columns[left : left + crop_width], axis=1)
+            if self.reduce_labels:
+                labels = reduce_labels(labels)
+            if self._is_varied(labels):
+                break
+        x_step, y_step = image.width / width, image.height / height
+        right, bottom = (left + crop_width) * x_step, (top + crop_height) * y_step
+        box = (left * x_step, top * y_step, min(right, image.width), min(bottom, image.height))
+        image = image.resize((crop_width, crop_height), Image.Resampling.BILINEAR, box=box)
+
+        if _uniform(0, 1, generator) < self.flip_probability:
+            image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(labels[:, ::-1])
+        if self.photometric_distortion:
+            image = self._distort(image, generator)
+        return np.array(image), labels
+
+    def _resized_size(self, height, width, generator):
+        """(height, width) after the random resize."""
+        scale = _uniform(*self.scale_range, generator)
+        factor = min(
+            int(max(self.resize) * scale) / max(height, width), int(min(self.resize) * scale) / min(height, width)
+        )
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+    def _is_varied(self, labels):
+        """Whether no class holds more than its share of the labelled pixels."""
+        labels = labels[labels != self.ignore_index]
+        counts = np.bincount(labels) if labels.dtype == np.uint8 else np.unique(labels, return_counts=True)[1]
+        return labels.size > 0 and counts.max() <= self.category_max_ratio * labels.size
+
+    def _distort(self, image, generator):
+        """Brightness, contrast, saturation and hue, as look-up tables on 8-bit channels."""
+        levels = np.arange(256)
+        contrast_first = _coin(generator)
+        shift = _uniform(-self.brightness, self.brightness, generator) if _coin(generator) else 0
+        contrast = _uniform(*self.contrast, generator) if _coin(generator) else 1
+        saturation = _uniform(*self.saturation, generator) if _coin(generator) else 1
+        turn = _uniform(-self.hue, self.hue, generator) if _coin(generator) else 0
+
+        table = _clip(levels + shift)
+        image = image.point(_clip(table * contrast if contrast_first else table).tolist() * 3)
+        if saturation != 1 or turn != 0:
+            turned = (levels + round(turn * 256 / 360)) % 256  # PIL's hue: 256 steps for 360 degrees
+            tables = np.concatenate([turned, _clip(levels * saturation), levels])
+            image = image.convert("HSV").point(tables.tolist()).convert("RGB")
+        if not contrast_first:
+            image = image.point(_clip(levels * contrast).tolist() * 3)
+        return image
+
+
+def _clip(table):
+    """A look-up table's values as grey levels."""
+    return np.clip(np.round(table), 0, 255).astype(int)
+
+
+def _uniform(low, high, generator):
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _integer(largest, generator):
+    """0 … `largest`, the end included."""
+    return torch.randint(largest + 1, (), generator=generator).item()
+
+
+def _coin(generator):
+    return _uniform(0, 1, generator) < 0.5

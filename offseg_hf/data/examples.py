@@ -1,0 +1,149 @@
+"""Undecoded examples → tensors: augmented crops for training, whole photos and their own labels for evaluation."""
+
+import datasets
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from offseg_hf.models.image_processing_offseg import open_image, read_image, read_mask, reduce_labels
+
+
+class PrepareExample:
+    """Decodes an example and makes tensors of it.
+
+    With a transform, for training: the photo is augmented, normalised as the image processor does, and padded to the
+    crop size, after normalisation, by zeros at the bottom and right; its labels by the ignore index. Without one, for
+    evaluation: the image processor resizes the photo, while the labels stay at their own resolution.
+
+    Args:
+        image_processor (`OffSegImageProcessor`): the model's; says how to normalise, to resize and to reduce labels.
+        transform (`TrainTransform`, *optional*): augmentation; without it, evaluation.
+
+    Raises:
+        ValueError: the transform and the image processor disagree on whether label 0 means unlabelled.
+    """
+
+    def __init__(self, image_processor, transform=None):
+        if transform is not None and transform.reduce_labels != image_processor.do_reduce_labels:
+            raise ValueError(
+                "`transform.reduce_labels` must equal `image_processor.do_reduce_labels`, got "
+                f"{transform.reduce_labels} and {image_processor.do_reduce_labels}."
+            )
+        self.image_processor = image_processor
+        self.transform = transform
+
+    def __call__(self, example, name="example"):
+        """One example for the model.
+
+        Args:
+            example (`dict`): with `image` and `mask`, anything that `read_image` and `read_mask` take; perhaps with an
+                `augmentation_seed`, an integer.
+            name (`str`): what errors call it; the path of the file is added if it is known.
+
+        Returns:
+            `dict`: `pixel_values`, (3, h, w) float32, and `labels`, (h', w') int64.
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: a photo or a mask can't be read, or they do not fit each other.
+        """
+        photo_name, mask_name = (_name(example[column], f"{column} of {name}") for column in ("image", "mask"))
+        photo = open_image(example["image"], photo_name)
+        image = read_image(photo, photo_name)  # before the mask: what is wrong with the photo is told of the photo
+        ids = read_mask(example["mask"], photo, mask_name)
+        if self.transform is None:
+            pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+            ids = reduce_labels(ids) if self.image_processor.do_reduce_labels else ids
+            return {"pixel_values": pixel_values, "labels": torch.from_numpy(ids.astype(np.int64))}
+
+        generator = None
+        if "augmentation_seed" in example:
+            generator = torch.Generator().manual_seed(example["augmentation_seed"])
+        pixels, ids = self.transform(image, ids, generator)
+        pixel_values = self.image_processor(
+            pixels, do_resize=False, input_data_format="channels_last", return_tensors="pt"
+        )["pixel_values"][0]
+        height, width = self.transform.crop_size
+        padding = (0, width - ids.shape[1], 0, height - ids.shape[0])
+        labels = torch.from_numpy(ids.astype(np.int64))
+        return {
+            "pixel_values": F.pad(pixel_values, padding),
+            "labels": F.pad(labels, padding, value=self.transform.ignore_index),
+        }
+
+
+class TrainingExamples(torch.utils.data.Dataset):
+    """The examples of a data set, each augmented by the number of the pass and its index alone.
+
+    So a training that resumes after skipping what it has seen goes on as if it had not been interrupted.
+
+    Args:
+        data (`datasets.Dataset`): with the columns `image` and `mask`.
+        prepare ([`PrepareExample`]): what makes tensors of an example.
+        seed (`int`): not negative; seed of the augmentation.
+    """
+
+    def __init__(self, data, prepare, *, seed=0):
+        self.data = data
+        self.prepare = prepare
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        """Sets the number of the pass, from 0."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        entropy = np.random.SeedSequence((self.seed, self.epoch, index))
+        return self.prepare({**self.data[index], "augmentation_seed": int(entropy.generate_state(1)[0])})
+
+
+def evaluation_examples(data, prepare):
+    """The examples of a data set or stream, prepared when they are read.
+
+    Args:
+        data (`datasets.Dataset` or `datasets.IterableDataset`): with the columns `image` and `mask`.
+        prepare ([`PrepareExample`]): what makes tensors of an example.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: of `pixel_values` and `labels`.
+    """
+    if isinstance(data, datasets.IterableDataset):
+        return data.map(prepare, remove_columns=["image", "mask"])
+
+    def prepare_columns(columns):
+        examples = [prepare(dict(zip(columns, values))) for values in zip(*columns.values())]
+        return {name: [example[name] for example in examples] for name in examples[0]}
+
+    return data.with_transform(prepare_columns)
+
+
+def stack_examples(examples):
+    """A batch of prepared examples, for `Trainer(data_collator=…)`.
+
+    Args:
+        examples (`list[dict]`): `pixel_values` and `labels` as [`PrepareExample`] makes them.
+
+    Returns:
+        `dict`: the same, stacked along a new first axis.
+
+    Raises:
+        ValueError: sizes differ within the batch.
+    """
+    batch = {}
+    for name in ("pixel_values", "labels"):
+        sizes = sorted({tuple(example[name].shape[-2:]) for example in examples})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"`{name}` must agree in (height, width) within a batch, got {sizes[0]} and {sizes[-1]}; evaluate "
+                "with --per_device_eval_batch_size 1."
+            )
+        batch[name] = torch.stack([example[name] for example in examples])
+    return batch
+
+
+def _name(source, name):
+    """What errors call a file: its path is known here only, if its content comes along."""
+    return f"{name}: {source['path']}" if isinstance(source, dict) and source.get("path") else name

@@ -1,0 +1,138 @@
+"""Fine-tunes a segmentation model with transformers' Trainer.
+
+    python scripts/train.py --variant offseg-b0 --dataset data/camvid --labels sky,building,road,car --streaming \\
+        --max_steps 20000 --crop_size 360 480 --resize 480 360 --output_dir outputs/camvid
+    python scripts/train.py --variant offseg-b0 --model_name_or_path nvidia/mit-b0 --dataset photos_and_masks \\
+        --num_labels 5 --num_train_epochs 50 --learning_rate 1e-4 --output_dir outputs/mine
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# A script's folder comes first on its path, where evaluate.py would hide the library of that name.
+sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
+
+
+def _option(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+def _options(default, text):
+    return field(default_factory=lambda: list(default), metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    variant: str | None = _option(None, "Architecture, such as offseg-b0; random weights unless --model_name_or_path.")
+    model_name_or_path: str | None = _option(None, "Folder or Hub id of the weights to start from.")
+    labels: str | None = _option(None, "Class names separated by commas, or a .txt or .json file of them.")
+    num_labels: int | None = _option(None, "Number of classes, where they need no names.")
+    logit_normalization: str | None = _option(
+        None, "layer_norm, fitted_layer_norm or class_bias; by default what fits."
+    )
+    trust_remote_code: bool = _option(False, "Whether to run model code that comes with the weights.")
+
+
+@dataclass
+class DataArguments:
+    dataset: list[str] = field(metadata={"help": "Hub id, folder, Parquet files or URL pattern."})
+    streaming: bool = _option(False, "Whether to read while training instead of before; needs --max_steps.")
+    train_split: str = _option("train", "Split to train on.")
+    eval_split: str = _option("validation", "Split to evaluate on; 'none' for no evaluation.")
+    image_column: str | None = _option(None, "Column of the photos, where it cannot be guessed.")
+    mask_column: str | None = _option(None, "Column of the label maps, where it cannot be guessed.")
+    shuffle_buffer_size: int = _option(1000, "Examples among which a stream is shuffled.")
+    do_reduce_labels: bool = _option(False, "Whether label 0 means 'ignore' and classes count from 1.")
+    eval_size: list[int] = _options((), "Longest and shortest edge in evaluation; by default those of --resize.")
+    crop_size: list[int] = _options((512, 512), "Height and width of the training crop.")
+    resize: list[int] = _options((2048, 512), "Longest and shortest edge of the photo before the random scale.")
+    scale_range: list[float] = _options((0.5, 2.0), "Range of the random scale.")
+    category_max_ratio: float = _option(0.75, "Largest share of a crop that one class may fill.")
+    flip_probability: float = _option(0.5, "Probability of a horizontal flip.")
+    photometric_distortion: bool = _option(True, "Whether to change colours at random.")
+    brightness: float = _option(32.0, "Largest shift of brightness, of 255.")
+    contrast: list[float] = _options((0.5, 1.5), "Range of the contrast.")
+    saturation: list[float] = _options((0.5, 1.5), "Range of the saturation.")
+    hue: float = _option(18.0, "Largest turn of the hue, in degrees.")
+    overwrite: bool = _option(False, "Whether to write into an --output_dir that is not empty.")
+
+
+def main(argv=None):
+    from transformers import HfArgumentParser, set_seed
+
+    from offseg_hf import OffSegImageProcessor
+    from offseg_hf.data import TrainTransform, read_id2label
+    from offseg_hf.training import (
+        SegmentationTrainingArguments,
+        check_output_dir,
+        create_model,
+        create_trainer,
+        evaluation_dataset,
+        training_dataset,
+    )
+
+    parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments))
+    model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+    checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, data_args.overwrite)
+    if (model_args.labels is None) == (model_args.num_labels is None):
+        parser.error("give the classes either as --labels sky,road,car (or a file) or as --num_labels 3")
+    id2label = (
+        read_id2label(model_args.labels)
+        if model_args.labels
+        else {i: f"LABEL_{i}" for i in range(model_args.num_labels)}
+    )
+    set_seed(args.seed)
+
+    longest_edge, shortest_edge = data_args.eval_size or data_args.resize
+    image_processor = OffSegImageProcessor(
+        size={"longest_edge": longest_edge, "shortest_edge": shortest_edge},
+        do_reduce_labels=data_args.do_reduce_labels,
+    )
+    transform = TrainTransform(
+        crop_size=tuple(data_args.crop_size),
+        resize=tuple(data_args.resize),
+        scale_range=tuple(data_args.scale_range),
+        category_max_ratio=data_args.category_max_ratio,
+        flip_probability=data_args.flip_probability,
+        photometric_distortion=data_args.photometric_distortion,
+        brightness=data_args.brightness,
+        contrast=tuple(data_args.contrast),
+        saturation=tuple(data_args.saturation),
+        hue=data_args.hue,
+        reduce_labels=data_args.do_reduce_labels,
+    )
+    source = {
+        "dataset": data_args.dataset,
+        "streaming": data_args.streaming,
+        "image_column": data_args.image_column,
+        "mask_column": data_args.mask_column,
+        "num_labels": len(id2label),
+    }
+    train_dataset = training_dataset(
+        **source,
+        split=data_args.train_split,
+        image_processor=image_processor,
+        transform=transform,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        shuffle_buffer_size=data_args.shuffle_buffer_size,
+    )
+    eval_dataset = None
+    if data_args.eval_split != "none":
+        eval_dataset = evaluation_dataset(**source, split=data_args.eval_split, image_processor=image_processor)
+
+    overrides = {"logit_normalization": model_args.logit_normalization} if model_args.logit_normalization else {}
+    model = create_model(
+        model_args.variant, model_args.model_name_or_path, id2label, model_args.trust_remote_code, **overrides
+    )
+    trainer = create_trainer(model, args, train_dataset, eval_dataset, image_processor)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+import math
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
+from offseg_hf.data import TrainTransform
+from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.training import (
+    BatchMetrics,
+    SegmentationTrainingArguments,
+    check_output_dir,
+    create_model,
+    create_optimizer_and_scheduler,
+    create_trainer,
+    evaluate_model,
+    evaluation_dataset,
+    learning_rate_factor,
+    named_results,
+    num_training_steps,
+    parameter_groups,
+    training_dataset,
+)
+
+TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
+ID2LABEL = dict(enumerate(SCENE_LABELS))
+
+
+def tiny_model(seed=0, **fields):
+    torch.manual_seed(seed)
+    config = OffSegConfig(**{**TINY, "decoder_hidden_size": 16, "id2label": ID2LABEL, **fields})
+    return OffSegForSemanticSegmentation(config)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", num_train=12, num_validation=3, size=(64, 96))
+
+
+@pytest.fixture
+def image_processor():
+    return OffSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+
+
+def train_data(scenes, image_processor, **arguments):
+    transform = TrainTransform(crop_size=(64, 64), resize=(96, 64))
+    return training_dataset(
+        str(scenes),
+        "train",
+        image_processor=image_processor,
+        transform=transform,
+        num_labels=len(ID2LABEL),
+        shuffle_buffer_size=4,
+        **arguments,
+    )
+
+
+def arguments(folder, **values):
+    defaults = {"max_steps": 4, "warmup_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
+    quiet = {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False}
+    return SegmentationTrainingArguments(output_dir=str(folder), **{**defaults, **quiet, **values})
+
+
+# The optimiser and its schedule
+
+
+def test_every_parameter_is_in_one_group_when_grouped():
+    model = tiny_model()
+    grouped = [p for group in parameter_groups(model, 1e-3, 0.01, 10) for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
+
+
+def test_head_learns_faster_and_norm_layers_do_not_decay():
+    model = tiny_model()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in parameter_groups(model, 1e-3, 0.01, 10):
+        for name in (names[parameter] for parameter in group["params"]):
+            is_norm = isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.LayerNorm, nn.BatchNorm2d))
+            assert group["weight_decay"] == (0 if is_norm else 0.01), name
+            assert group["lr"] == pytest.approx(1e-2 if name.startswith("decode_head.") else 1e-3), name
+
+
+def test_class_bias_does_not_decay():
+    model = tiny_model(logit_normalization="class_bias")
+    bias = model.decode_head.offset_learning.mask_norm.bias
+    (group,) = [g for g in parameter_groups(model, 1e-3, 0.01, 10) if any(p is bias for p in g["params"])]
+    assert group["weight_decay"] == 0
+
+
+def test_frozen_parameters_are_left_out():
+    model = tiny_model()
+    model.segformer.requires_grad_(False)
+    grouped = {p for group in parameter_groups(model, 1e-3, 0.01, 10) for p in group["params"]}
+    assert grouped == set(model.decode_head.parameters())
+
+
+def test_learning_rate_follows_the_closed_form():
+    factors = [learning_rate_factor(step, 1500, 160_000, 1e-6) for step in (0, 750, 1500, 80_000, 160_000)]
+    assert factors == pytest.approx([1e-6, (1 + 1e-6) / 2, 1, 80_000 / 158_500, 0])
+
+
+def test_error_is_raised_when_the_warmup_is_not_shorter_than_the_training(tmp_path):
+    with pytest.raises(ValueError, match=r"`warmup_steps` must be less than the 10 steps .*`--warmup_steps 0.05`"):
+        create_optimizer_and_scheduler(tiny_model(), arguments(tmp_path, warmup_steps=10), 10)
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [
+        ({"max_steps": 7}, 7),
+        ({"max_steps": -1, "num_train_epochs": 3}, 18),
+        ({"max_steps": -1, "num_train_epochs": 1.5}, 9),
+        ({"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": 4}, 4),
+        ({"max_steps": -1, "per_device_train_batch_size": 5, "dataloader_drop_last": True}, 6),
+    ],
+)
+def test_schedule_ends_with_the_training(tmp_path, scenes, image_processor, values, steps):
+    args = arguments(tmp_path, **values)
+    data = train_data(scenes, image_processor)
+    assert num_training_steps(args, data) == steps
+    trainer = create_trainer(tiny_model(), args, data, image_processor=image_processor)
+    if steps > 7:
+        return
+    trainer.train()
+    assert trainer.state.global_step == steps
+    assert trainer.lr_scheduler.get_last_lr() == pytest.approx([0] * 4)
+
+
+def test_error_is_raised_when_a_stream_has_no_number_of_steps(tmp_path, scenes, image_processor):
+    data = train_data(scenes, image_processor, streaming=True)
+    with pytest.raises(ValueError, match=r"`max_steps` must be given for a stream.*`--max_steps 20000`"):
+        num_training_steps(arguments(tmp_path, max_steps=-1), data)
+
+
+def test_error_is_raised_when_predictions_would_be_kept(tmp_path):
+    with pytest.raises(ValueError, match="`batch_eval_metrics` True"):
+        arguments(tmp_path, batch_eval_metrics=False)
+
+
+# The model
+
+
+def test_model_has_random_weights_when_a_variant_is_given():
+    model = create_model("offseg-b0", None, {0: "road", 1: "sky", 2: "car"})
+    assert isinstance(model, OffSegForSemanticSegmentation)
+    assert model.config.hidden_sizes == (32, 64, 160, 256)
+    assert model.config.label2id == {"road": 0, "sky": 1, "car": 2}
+
+
+def test_weights_are_loaded_but_the_head_when_classes_differ(tmp_path):
+    base = tiny_model(logit_normalization="layer_norm")
+    base.save_pretrained(tmp_path)
+    model = create_model(None, str(tmp_path), {0: "road", 1: "sky", 2: "car"})
+    assert torch.equal(model.decode_head.convs[0].conv.weight, base.decode_head.convs[0].conv.weight)
+    assert model.decode_head.offset_learning.cls_repr.shape[1] == 3
+    assert model.config.logit_normalization == "fitted_layer_norm"
+    assert model.decode_head.offset_learning.mask_norm.weight.mean().item() == pytest.approx(
+        math.log(999 * 2) * math.sqrt(2) / 3
+    )
+
+
+def test_published_weights_keep_their_normalization_when_classes_agree(tmp_path):
+    tiny_model(logit_normalization="layer_norm").save_pretrained(tmp_path)
+    model = create_model(None, str(tmp_path), {i: f"class {i}" for i in ID2LABEL})
+    assert model.config.logit_normalization == "layer_norm"
+    assert model.config.id2label[0] == "class 0"
+
+
+def test_error_is_raised_when_neither_variant_nor_weights_are_given():
+    with pytest.raises(ValueError, match="`variant` or `model_name_or_path` must be given"):
+        create_model(None, None, ID2LABEL)
+
+
+# The output folder
+
+
+def test_error_is_raised_when_the_output_folder_is_not_empty(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileExistsError, match="`--resume_from_checkpoint last`"):
+        check_output_dir(str(tmp_path), None, overwrite=False)
+    assert check_output_dir(str(tmp_path), None, overwrite=True) is None
+
+
+def test_newest_checkpoint_is_found_when_asked_for_the_last(tmp_path):
+    for step in (10, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert check_output_dir(str(tmp_path), "last", overwrite=False) == str(tmp_path / "checkpoint-10")
+
+
+@pytest.mark.parametrize("name", ["last", "nowhere"])
+def test_error_is_raised_when_there_is_no_checkpoint(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"there is none for '{name}'"):
+        check_output_dir(str(tmp_path), name, overwrite=False)
+
+
+# Training
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_goes_on_as_if_uninterrupted_when_resumed(tmp_path, scenes, image_processor, streaming):
+    def train(folder, **values):
+        model = tiny_model(drop_path_rate=0.3)
+        torch.manual_seed(1)
+        args = arguments(tmp_path / folder, max_steps=9, **{"save_strategy": "steps", "save_steps": 4, **values})
+        trainer = create_trainer(model, args, train_data(scenes, image_processor, streaming=streaming, seed=3))
+        return model, trainer
+
+    whole, trainer = train("whole")
+    trainer.train()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "part" / "checkpoint-4")
+    resumed, trainer = train("part")
+    trainer.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
+
+    assert trainer.state.global_step == 9
+    for (name, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values()):
+        assert torch.equal(expected, found), name
+
+
+def test_every_parameter_moves_when_trained(tmp_path, scenes, image_processor):
+    model = tiny_model()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    create_trainer(model, arguments(tmp_path), train_data(scenes, image_processor)).train()
+    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+
+
+def test_loss_falls_when_trained_on_a_stream(tmp_path, scenes, image_processor):
+    args = arguments(tmp_path, max_steps=30, per_device_train_batch_size=4, logging_steps=5)
+    trainer = create_trainer(tiny_model(), args, train_data(scenes, image_processor, streaming=True))
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert float(losses[-1]) < 0.8 * float(losses[0])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_evaluation_counts_every_pixel_at_the_labels_resolution(scenes, streaming):
+    processor = OffSegImageProcessor(size={"height": 32, "width": 32})  # far from the labels' 64 × 96
+    data = evaluation_dataset(
+        str(scenes), "validation", image_processor=processor, num_labels=len(ID2LABEL), streaming=streaming
+    )
+    model = tiny_model().eval()
+    results = evaluate_model(model, processor, data)
+
+    correct = labelled = 0
+    for example in data:
+        with torch.no_grad():
+            logits = model(example["pixel_values"][None]).logits
+        labels = example["labels"]
+        assert labels.shape == (64, 96)
+        predictions = nn.functional.interpolate(logits, labels.shape, mode="bilinear").argmax(1)[0]
+        correct += ((predictions == labels) & (labels != 255)).sum().item()
+        labelled += (labels != 255).sum().item()
+    assert results["overall_accuracy"] == pytest.approx(correct / labelled)
+    assert {"loss", "mean_iou", "mean_accuracy", "iou_road"} <= set(results)
+
+
+def test_best_model_is_loaded_whole_at_the_end(tmp_path, scenes, image_processor):
+    data = evaluation_dataset(str(scenes), "validation", image_processor=image_processor, num_labels=len(ID2LABEL))
+    args = arguments(
+        tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+        load_best_model_at_end=True, learning_rate=0.1,
+    )  # fmt: skip
+    model = tiny_model()
+    trainer = create_trainer(model, args, train_data(scenes, image_processor), data, image_processor)
+    trainer.train()
+    best = OffSegForSemanticSegmentation.from_pretrained(trainer.state.best_model_checkpoint)
+    for (name, expected), found in zip(best.state_dict().items(), model.state_dict().values()):
+        assert torch.equal(expected, found), name
+
+
+def test_error_names_the_fix_when_labels_do_not_fit(scenes, image_processor):
+    with pytest.raises(ValueError, match=r"`masks` must hold ids up to 3 for 4 classes.*`num_labels`"):
+        training_dataset(
+            str(scenes), "train", image_processor=image_processor, transform=TrainTransform(), num_labels=4
+        )
+
+
+# The metric in Trainer
+
+
+def test_results_are_named_by_class_and_leave_out_absent_ones():
+    results = {"mean_iou": 0.5, "mean_accuracy": 0.6, "overall_accuracy": 0.7, "per_category_iou": [0.5, math.nan]}
+    named = named_results(results, {0: "sky", 1: "road"})
+    assert named == {"mean_iou": 0.5, "mean_accuracy": 0.6, "overall_accuracy": 0.7, "iou_sky": 0.5}
+
+
+def test_metrics_are_of_all_batches_and_start_anew_when_computed():
+    metrics = BatchMetrics({0: "sky", 1: "road"})
+    batches = [([[[0, 0]]], [[[0, 1]]]), ([[[1, 1]]], [[[1, 255]]])]
+    for _ in range(2):
+        for index, (predictions, labels) in enumerate(batches):
+            batch = type("Batch", (), {"predictions": torch.tensor(predictions), "label_ids": torch.tensor(labels)})
+            results = metrics(batch, compute_result=index == 1)
+        # sky: 1 of 2; road: 1 of 2
+        assert results == pytest.approx(
+            {"mean_iou": 0.5, "mean_accuracy": 0.75, "overall_accuracy": 2 / 3, "iou_sky": 0.5, "iou_road": 0.5}
+        )
