@@ -31,6 +31,7 @@ class ModelArguments:
     logit_normalization: str | None = _option(
         None, "layer_norm, fitted_layer_norm or class_bias; by default what fits."
     )
+    attention_loss_weight: float | None = _option(None, "Weight of a second loss on the coupled attention.")
     trust_remote_code: bool = _option(False, "Whether to run model code that comes with the weights.")
 
 
@@ -121,7 +122,8 @@ def main(argv=None):
     if data_args.eval_split != "none":
         eval_dataset = evaluation_dataset(**source, split=data_args.eval_split, image_processor=image_processor)
 
-    overrides = {"logit_normalization": model_args.logit_normalization} if model_args.logit_normalization else {}
+    fields = ("logit_normalization", "attention_loss_weight")
+    overrides = {name: value for name in fields if (value := getattr(model_args, name)) is not None}
     model = create_model(
         model_args.variant, model_args.model_name_or_path, id2label, model_args.trust_remote_code, **overrides
     )

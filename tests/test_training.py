@@ -8,6 +8,8 @@ from torch import nn
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
 from offseg_hf.data import TrainTransform
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.metrics import SemanticSegmentationMetric
+from offseg_hf.models.image_processing_offseg import upsampled_label_map
 from offseg_hf.training import (
     BatchMetrics,
     SegmentationTrainingArguments,
@@ -296,3 +298,35 @@ def test_metrics_are_of_all_batches_and_start_anew_when_computed():
         assert results == pytest.approx(
             {"mean_iou": 0.5, "mean_accuracy": 0.75, "overall_accuracy": 2 / 3, "iou_sky": 0.5, "iou_road": 0.5}
         )
+
+
+# One and two classes
+
+
+def chequered_images(num_images, generator):
+    cells = torch.randint(0, 2, (num_images, 1, 4, 4), generator=generator)
+    labels = cells.repeat_interleave(16, 2).repeat_interleave(16, 3)  # (B, 1, 64, 64)
+    tint = torch.tensor([1.0, -1.0, 0.5]).view(1, 3, 1, 1)
+    noise = torch.randn(num_images, 3, 64, 64, generator=generator)
+    return tint * (labels - 0.5) + 0.5 * noise, labels[:, 0]
+
+
+@pytest.mark.parametrize("num_labels", [1, 2])
+def test_one_and_two_classes_are_learned(num_labels):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    config = OffSegConfig(**{**TINY, "hidden_sizes": (16, 16, 32, 32)}, decoder_hidden_size=32, num_labels=num_labels)
+    model = OffSegForSemanticSegmentation(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(80):
+        pixel_values, labels = chequered_images(8, generator)
+        model(pixel_values=pixel_values, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    pixel_values, labels = chequered_images(32, generator)
+    with torch.no_grad():
+        logits = model.eval()(pixel_values=pixel_values).logits
+    metric = SemanticSegmentationMetric(num_labels=num_labels)
+    results = metric.compute(predictions=upsampled_label_map(logits, (64, 64)), references=labels)
+    assert results["mean_iou"] > 0.95

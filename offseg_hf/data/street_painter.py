@@ -68,7 +68,7 @@ class StreetPainter:
         self.cos_roll, self.sin_roll = math.cos(roll), math.sin(roll)
         self.camera_height = rng.uniform(1.5, 2.3)
 
-        middle, half = rng.uniform(-2, 2), rng.uniform(3, 4.8)
+        middle, half = rng.uniform(-1.5, 1.5), rng.uniform(2.5, 3.8)
         self.kerbs = (middle - half, middle + half)
         self.walls = (self.kerbs[0] - rng.uniform(2.2, 4), self.kerbs[1] + rng.uniform(2.2, 4))
 
@@ -217,16 +217,16 @@ class StreetPainter:
             for _ in range(rng.integers(1, 4)):
                 x = rng.uniform(min(kerb, wall) + 0.3, max(kerb, wall) - 0.3)
                 # Nearer than 1.1 |x| most things are out of the picture.
-                things.append(Thing(x, max(1.1 * abs(x), rng.uniform(3, 7)), self.paint_person))
+                things.append(Thing(x, max(1.1 * abs(x), rng.uniform(3, 6)), self.paint_person))
             if rng.random() < 0.85:
                 x = kerb + side * rng.uniform(0.2, 0.8)
-                things.append(Thing(x, max(1.1 * abs(x), rng.uniform(4, 8)), self.paint_sign))
-        if rng.random() < 0.6:  # on its way between the parked ones
-            room = (right - left) / 2 - 3
-            x = (left + right) / 2 + rng.uniform(-room, room)
+                things.append(Thing(x, max(1.1 * abs(x), rng.uniform(3.5, 7)), self.paint_sign))
+        room = (right - left) / 2 - 3
+        if room > 0 or rng.random() < 0.3:  # on its way between the parked ones
+            x = (left + right) / 2 + max(0, room) * rng.uniform(-1, 1)
             things.append(Thing(x, rng.uniform(6, 18), self.paint_car, (1.05, 4.2)))
         if rng.random() < 0.5:  # crossing the road
-            things.append(Thing(rng.uniform(left + 0.5, right - 0.5), rng.uniform(3.5, 7), self.paint_person))
+            things.append(Thing(rng.uniform(left + 0.5, right - 0.5), rng.uniform(3.5, 6), self.paint_person))
         return things
 
     def cast_shadows(self, things):
@@ -420,9 +420,9 @@ class StreetPainter:
         contrast = rng.uniform(0.9, 1.2)
         tint = (contrast * self.exposure * (1 + rng.normal(0, 0.04, 3))).astype(np.float32)
         picture = picture * tint + np.float32(128 * (1 - contrast))
-        picture += rng.uniform(1, 4) * rng.standard_normal(picture.shape, dtype=np.float32)
+        picture += rng.uniform(1, 3.5) * rng.standard_normal(picture.shape, dtype=np.float32)
         image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
-        if rng.random() < 0.25:
+        if rng.random() < 0.2:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.9)))
         return image, mask
 

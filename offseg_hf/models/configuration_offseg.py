@@ -20,6 +20,9 @@ class OffSegConfig(SegformerConfig):
             over the classes whose gain starts at 1); `"fitted_layer_norm"` the same function with a start of the gain
             that fits the number of classes; `"class_bias"` a learned bias per class instead, the only one that can be
             trained for one or two classes.
+        attention_loss_weight (`float`, *optional*, defaults to 0.0):
+            Weight, in training alone, of a second loss that asks the coupled attention, from which both offsets are
+            read, to be a segmentation by itself. 0 as published.
         decoder_hidden_size (`int`, *optional*, defaults to 256):
             Channels of the decode head, for every size B0–B5.
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
@@ -40,6 +43,7 @@ class OffSegConfig(SegformerConfig):
     model_type = "offseg"
 
     logit_normalization: str | None = None
+    attention_loss_weight: float = 0.0
     decoder_hidden_size: int = 256
 
     def __post_init__(self, **kwargs):
@@ -101,6 +105,8 @@ class OffSegConfig(SegformerConfig):
                 f"`logit_normalization` must be one of {', '.join(LOGIT_NORMALIZATIONS)}, got "
                 f"{self.logit_normalization!r}."
             )
+        if self.attention_loss_weight < 0:
+            raise ValueError(f"`attention_loss_weight` must not be negative, got {self.attention_loss_weight}.")
         if self.num_labels < 1:
             raise ValueError(f"`num_labels` must be at least 1, got {self.num_labels}.")
         if self.num_labels < 3 and self.logit_normalization == "fitted_layer_norm":

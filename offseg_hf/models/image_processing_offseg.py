@@ -86,8 +86,7 @@ def read_image(source, name=None):
     Raises:
         FileNotFoundError, ValueError, TypeError: As `open_image`, and ValueError if the file is truncated.
     """
-    label = _label(source, name)
-    image = _upright(open_image(source, name), label)
+    image = _upright(open_image(source, name), label := _label(source, name))
     if image.mode[0] in "IF":  # "I;16", "I" or "F": Pillow would clip these at 255, not scale them
         image = Image.fromarray(_as_uint8(np.asarray(image), label))
     if image.mode == "P" and "transparency" in image.info:
@@ -119,6 +118,7 @@ def read_mask(source, photo=None, name=None):
         ids = np.array(_channels_last(_as_numpy(source), label))
     else:
         mask = _upright(open_image(source, name), label)
+        mask = mask.convert("RGB") if mask.mode == "CMYK" else mask
         ids = np.array(mask.getchannel(0) if mask.mode in ("LA", "PA") else mask)
     if ids.ndim == 3:
         if (ids[..., :1] != ids[..., 1:3]).any():

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .configuration_offseg import OffSegConfig
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
@@ -48,7 +49,7 @@ class OffSegFusion(OffSegConvModule):
 
 
 class OffSegDecodeHead(nn.Module):
-    """Four stages → 1×1 each → fusion at stride 4 → 2×2 max-pooling → offset learning: logits at stride 8."""
+    """Four stages → 1×1 each → fusion at stride 4 → 2×2 max-pooling → offset learning: logits and features."""
 
     def __init__(self, config: OffSegConfig):
         super().__init__()
@@ -60,7 +61,7 @@ class OffSegDecodeHead(nn.Module):
     def forward(self, encoder_hidden_states):
         hidden_states = [conv(hidden_state) for conv, hidden_state in zip(self.convs, encoder_hidden_states)]
         features = F.max_pool2d(self.fusion_conv(hidden_states), kernel_size=2)
-        return self.offset_learning(features)
+        return self.offset_learning(features), features
 
 
 class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
@@ -88,6 +89,9 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     def __init__(self, config: OffSegConfig):
         super().__init__(config)
         self.segformer = SegformerModel(config)
+        maybe_install_capturing_hooks(
+            self.segformer
+        )  # else done by the first forward, which torch.compile cannot trace
         for module in self.segformer.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = config.layer_norm_eps  # the native modules keep torch's default
@@ -140,10 +144,14 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
                     f"so few logits cannot be learned, got {normalization!r}; pass it to `from_pretrained`."
                 )
         outputs = self.segformer(pixel_values, **kwargs)
-        logits = self.decode_head(outputs.hidden_states)
+        logits, features = self.decode_head(outputs.hidden_states)
         loss = None
         if labels is not None:
             loss = segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
+            if self.training and self.config.attention_loss_weight > 0:
+                attention = self.decode_head.offset_learning.coupled_attention(features)
+                attention_loss = segmentation_loss(attention, labels, self.config.semantic_loss_ignore_index)
+                loss = loss + self.config.attention_loss_weight * attention_loss
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -114,6 +114,18 @@ class OffsetLearning(nn.Module):
             logits = self._classify(features)
         return logits.to(self.cls_repr.dtype)
 
+    def coupled_attention(self, features: torch.Tensor) -> torch.Tensor:
+        """The attention from which both offsets are read, before its softmaxes: what a 1×1 classifier would answer.
+
+        Args:
+            features (`torch.Tensor` of shape `(batch_size, channels, height, width)`): the features to classify.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_classes, height, width)`: in float32.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.einsum("kc,bchw->bkhw", self.cls_repr[0].float(), features.float())
+
     def _classify(self, features):
         height, width = features.shape[2:]
         features = features.flatten(2)  # (B, C, H*W)
