@@ -62,29 +62,36 @@ class DataArguments:
 def main(argv=None):
     from transformers import HfArgumentParser, set_seed
 
-    from offseg_hf import OffSegImageProcessor
-    from offseg_hf.data import TrainTransform, read_id2label
-    from offseg_hf.training import (
-        SegmentationTrainingArguments,
-        check_output_dir,
-        create_model,
-        create_trainer,
-        evaluation_dataset,
-        training_dataset,
-    )
+    from offseg_hf.training import SegmentationTrainingArguments, check_output_dir
 
     parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments))
     model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
-    checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, data_args.overwrite)
     if (model_args.labels is None) == (model_args.num_labels is None):
         parser.error("give the classes either as --labels sky,road,car (or a file) or as --num_labels 3")
-    id2label = (
-        read_id2label(model_args.labels)
-        if model_args.labels
-        else {i: f"LABEL_{i}" for i in range(model_args.num_labels)}
-    )
-    set_seed(args.seed)
+    try:
+        checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, data_args.overwrite)
+        set_seed(args.seed)
+        trainer = prepare(model_args, data_args, args)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if trainer.eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
 
+
+def prepare(model_args, data_args, args):
+    """The Trainer of what was asked for: data, model and recipe."""
+    from offseg_hf import OffSegImageProcessor
+    from offseg_hf.data import TrainTransform, read_id2label
+    from offseg_hf.training import create_model, create_trainer, evaluation_dataset, training_dataset
+
+    if model_args.labels is not None:
+        id2label = read_id2label(model_args.labels)
+    else:
+        id2label = {label_id: f"LABEL_{label_id}" for label_id in range(model_args.num_labels)}
     longest_edge, shortest_edge = data_args.eval_size or data_args.resize
     image_processor = OffSegImageProcessor(
         size={"longest_edge": longest_edge, "shortest_edge": shortest_edge},
@@ -105,35 +112,29 @@ def main(argv=None):
     )
     source = {
         "dataset": data_args.dataset,
+        "image_processor": image_processor,
+        "num_labels": len(id2label),
         "streaming": data_args.streaming,
         "image_column": data_args.image_column,
         "mask_column": data_args.mask_column,
-        "num_labels": len(id2label),
     }
     train_dataset = training_dataset(
-        **source,
         split=data_args.train_split,
-        image_processor=image_processor,
         transform=transform,
-        seed=args.data_seed if args.data_seed is not None else args.seed,
+        seed=args.seed if args.data_seed is None else args.data_seed,
         shuffle_buffer_size=data_args.shuffle_buffer_size,
+        **source,
     )
     eval_dataset = None
     if data_args.eval_split != "none":
-        eval_dataset = evaluation_dataset(**source, split=data_args.eval_split, image_processor=image_processor)
+        eval_dataset = evaluation_dataset(split=data_args.eval_split, **source)
 
     fields = ("logit_normalization", "attention_loss_weight")
     overrides = {name: value for name in fields if (value := getattr(model_args, name)) is not None}
     model = create_model(
         model_args.variant, model_args.model_name_or_path, id2label, model_args.trust_remote_code, **overrides
     )
-    trainer = create_trainer(model, args, train_dataset, eval_dataset, image_processor)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    if eval_dataset is not None:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+    return create_trainer(model, args, train_dataset, eval_dataset, image_processor)
 
 
 if __name__ == "__main__":

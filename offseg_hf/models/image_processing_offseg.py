@@ -401,21 +401,25 @@ class OffSegImageProcessor(PilBackend):
             data = {key: values[0][None] if len(values) == 1 else values for key, values in data.items()}  # no copy
         return BatchFeature(data=data, tensor_type=options["return_tensors"])
 
-    def post_process_semantic_segmentation(self, outputs, target_sizes=None, return_segmentation_scores=False):
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes=None, return_segmentation_scores=False, return_confidence=False
+    ):
         """The class id of every pixel of each image, at the size asked for.
 
         Args:
             outputs: What the model returned: anything with `logits`, (B, K, h, w).
             target_sizes (`list[tuple[int, int]]` or tensor (B, 2), *optional*): (height, width) in pixels for each
                 image; by default the size of the logits.
-            return_segmentation_scores (`bool`, defaults to `False`): Whether to return probabilities as well.
+            return_segmentation_scores (`bool`, defaults to `False`): Whether to return all upsampled logits as well,
+                as transformers' own processors do; at full size they take K times the memory of anything else here.
+            return_confidence (`bool`, defaults to `False`): Whether to return the predicted classes' probabilities as
+                well, which takes no more memory than the label maps.
 
         Returns:
             `list[torch.LongTensor]` of shape (height, width): exactly the arg-max of the upsampled logits, see
-            `upsampled_label_map`. With `return_segmentation_scores`, a `list[SemanticSegmentationPostProcessorOutput]`
-            with that as `segmentation`, and as `segmentation_scores` the float32 probability (height, width) of the
-            predicted class: softmax, for K = 1 sigmoid, of the upsampled logits. (Native processors return there these
-            logits themselves, (K, height, width).)
+            `upsampled_label_map`. If more is asked for, a `list[SemanticSegmentationPostProcessorOutput]` with that as
+            `segmentation`, and as `segmentation_scores` the upsampled logits (K, height, width), as `confidence` the
+            float32 probability (height, width) of the predicted class: softmax, for K = 1 sigmoid, of these logits.
 
         Raises:
             ValueError: `target_sizes` has another length than the batch, or an entry that is no (height, width).
@@ -430,12 +434,19 @@ class OffSegImageProcessor(PilBackend):
             )
         target_sizes = target_sizes.tolist() if isinstance(target_sizes, torch.Tensor) else target_sizes
         sizes = [_checked_size(size, f"target_sizes[{index}]") for index, size in enumerate(target_sizes)]
-        maps = [_segment(*pair, return_segmentation_scores) for pair in zip(logits, sizes)]
-        if not return_segmentation_scores:
-            return [label_map for label_map, _ in maps]
-        return [
-            SemanticSegmentationPostProcessorOutput({"segmentation": m, "segmentation_scores": s}) for m, s in maps
-        ]
+        results = []
+        for image_logits, size in zip(logits, sizes):
+            label_map, confidence = _segment(image_logits, size, return_confidence)
+            result = SemanticSegmentationPostProcessorOutput({"segmentation": label_map, "segmentation_scores": None})
+            if return_confidence:
+                result["confidence"] = confidence
+            if return_segmentation_scores:
+                upsampled = F.interpolate(image_logits[None], size, mode="bilinear", align_corners=False)
+                result["segmentation_scores"] = upsampled[0]
+            results.append(result)
+        if return_segmentation_scores or return_confidence:
+            return results
+        return [result.segmentation for result in results]
 
 
 def upsampled_label_map(logits, size):
@@ -455,7 +466,7 @@ def upsampled_label_map(logits, size):
         ValueError: `size` is no (height, width).
     """
     size = _checked_size(size, "size")
-    return torch.stack([_segment(image_logits, size, with_scores=False)[0] for image_logits in logits])
+    return torch.stack([_segment(image_logits, size, with_confidence=False)[0] for image_logits in logits])
 
 
 def _checked_size(size, name):
@@ -467,7 +478,7 @@ def _checked_size(size, name):
 
 
 @torch.no_grad()
-def _segment(logits, size, with_scores):
+def _segment(logits, size, with_confidence):
     """The label map and, on request, its classes' probabilities, both of shape `size`, from logits (K, h, w)."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     best = logits.new_full(size, -torch.inf)
@@ -477,11 +488,11 @@ def _segment(logits, size, with_scores):
         values, winner = (planes[0], 0) if len(planes) == 1 else planes.max(dim=0)
         label_map = torch.where(values > best, winner + start, label_map)  # not >=: the first of equals stays
         previous, best = best, torch.maximum(best, values)
-        if with_scores:
+        if with_confidence:
             total = total * (previous - best).exp() + (planes - best).exp().sum(0)
     if len(logits) == 1:
         label_map, total = (best > 0).long(), 1 + (-best.abs()).exp()
-    return label_map, (1 / total).float() if with_scores else None
+    return label_map, (1 / total).float() if with_confidence else None
 
 
 def _upsampled_classes(logits, size):

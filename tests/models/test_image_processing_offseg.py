@@ -262,10 +262,10 @@ def test_read_mask_returns_an_array_of_its_own():
     np.testing.assert_array_equal(ids, random_ids(6, 9))
 
 
-@pytest.mark.parametrize("kind", ["file", "array"])
+@pytest.mark.parametrize("kind", ["file", "array", "CMYK"])
 def test_read_mask_names_the_remedy_when_it_holds_colours(kind):
     colours = random_pixels(6, 9)
-    source = encoded(Image.fromarray(colours)) if kind == "file" else colours
+    source = colours if kind == "array" else Image.fromarray(colours).convert("CMYK" if kind == "CMYK" else "RGB")
     with pytest.raises(
         ValueError, match=r"`masks\[7\]` must hold one class id .* holds colours; map each colour to its cl"
     ):
@@ -785,7 +785,7 @@ def test_post_processing_keeps_the_logits_size_when_none_is_given():
 def test_scores_are_the_probabilities_of_the_predicted_classes(num_labels, size, kind):
     logits = random_logits(kind, 2, num_labels) * 30  # exp overflows in float32 without care
     outputs = OffSegImageProcessor().post_process_semantic_segmentation(
-        SimpleNamespace(logits=logits), [size] * 2, return_segmentation_scores=True
+        SimpleNamespace(logits=logits), [size] * 2, return_confidence=True
     )
     upsampled = reference_logits(logits, size).double()
     if num_labels == 1:
@@ -793,16 +793,14 @@ def test_scores_are_the_probabilities_of_the_predicted_classes(num_labels, size,
     probabilities, label_map = upsampled.softmax(1).max(1)
     for index, output in enumerate(outputs):
         assert torch.equal(output.segmentation, label_map[index])
-        assert output.segmentation_scores.dtype == torch.float32
-        torch.testing.assert_close(output.segmentation_scores.double(), probabilities[index], atol=1e-6, rtol=0)
+        assert output.confidence.dtype == torch.float32
+        torch.testing.assert_close(output.confidence.double(), probabilities[index], atol=1e-6, rtol=0)
 
 
 def test_post_processing_keeps_no_graph_when_the_logits_have_one():
     outputs = SimpleNamespace(logits=random_logits("float32", 1, 3).requires_grad_())
-    (output,) = OffSegImageProcessor().post_process_semantic_segmentation(
-        outputs, [(20, 20)], return_segmentation_scores=True
-    )
-    assert not output.segmentation_scores.requires_grad
+    (output,) = OffSegImageProcessor().post_process_semantic_segmentation(outputs, [(20, 20)], return_confidence=True)
+    assert not output.confidence.requires_grad
 
 
 def test_post_processing_names_both_numbers_when_target_sizes_are_too_few():
@@ -839,5 +837,16 @@ class LargestTensor(TorchDispatchMode):
 def test_post_processing_never_holds_all_upsampled_logits(kind, num_labels, size, planes):
     outputs = SimpleNamespace(logits=random_logits(kind, 3, num_labels, height=3, width=4))
     with LargestTensor() as largest:
-        OffSegImageProcessor().post_process_semantic_segmentation(outputs, [size] * 3, return_segmentation_scores=True)
+        OffSegImageProcessor().post_process_semantic_segmentation(outputs, [size] * 3, return_confidence=True)
     assert size[0] * size[1] <= largest.numel <= planes * size[0] * size[1]
+
+
+def test_scores_are_all_upsampled_logits_when_asked_for():
+    logits = torch.randn(2, 5, 6, 7)
+    outputs = OffSegImageProcessor().post_process_semantic_segmentation(
+        SimpleNamespace(logits=logits), [(20, 30), (9, 8)], return_segmentation_scores=True
+    )
+    for index, size in enumerate([(20, 30), (9, 8)]):
+        expected = F.interpolate(logits[index : index + 1], size, mode="bilinear", align_corners=False)[0]
+        assert torch.equal(outputs[index].segmentation_scores, expected)
+        assert torch.equal(outputs[index].segmentation, expected.argmax(0))

@@ -1,0 +1,102 @@
+"""transformers' common tests on our classes; the native SegFormer runs beside: what it passes, ours must pass."""
+
+import unittest
+from unittest import skip
+
+import pytest
+import torch
+from transformers import MODEL_MAPPING, SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers_common_tests.test_configuration_common import ConfigTester
+from transformers_common_tests.test_image_processing_common import (
+    ImageProcessingTester,
+    ImageProcessingTestMixin,
+    PostProcessSemanticSegmentationTestMixin,
+)
+from transformers_common_tests.test_modeling_common import ModelTesterMixin
+
+from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+
+pytestmark = pytest.mark.conformance
+
+ARCHITECTURE = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [8, 8, 16, 16],
+    "num_attention_heads": [1, 1, 2, 2],
+    "decoder_hidden_size": 16,
+}
+
+
+class ModelTester:
+    """What the common tests ask about a model: its configuration, a batch of inputs, the shapes of stage 1."""
+
+    is_training = True
+    batch_size = 13
+    num_hidden_layers = 4
+    num_attention_heads, seq_length, key_length = 1, 16 * 16, 2 * 2
+
+    def __init__(self, config_class):
+        self.config_class = config_class
+
+    def get_config(self):
+        return self.config_class(**ARCHITECTURE, num_labels=4)
+
+    def prepare_config_and_inputs_for_common(self):
+        return self.get_config(), {"pixel_values": torch.rand(self.batch_size, 3, 64, 64)}
+
+
+class SegformerTest(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (SegformerForSemanticSegmentation,)
+    config_class = SegformerConfig
+    test_resize_embeddings = False
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def setUp(self):
+        self.model_tester = ModelTester(self.config_class)
+
+    def test_config(self):
+        tester = ConfigTester(self, self.config_class, has_text_modality=False, common_properties=[], **ARCHITECTURE)
+        tester.run_common_tests()
+
+    def test_hidden_states_output(self):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = self.all_model_classes[0](config).eval()
+        shapes = [tuple(state.shape) for state in model(**inputs, output_hidden_states=True).hidden_states]
+        self.assertEqual(shapes, [(13, 8, 16, 16), (13, 8, 8, 8), (13, 16, 4, 4), (13, 16, 2, 2)])
+
+    @skip("images have no table of embeddings")
+    def test_model_get_set_embeddings(self):
+        pass
+
+    @skip("the encoder has four stages, each a layer")
+    def test_num_layers_is_small(self):
+        pass
+
+
+class OffSegTest(SegformerTest):
+    all_model_classes = (OffSegForSemanticSegmentation,)
+    config_class = OffSegConfig
+
+    @classmethod
+    def setUpClass(cls):
+        MODEL_MAPPING.register(OffSegConfig, SegformerModel, exist_ok=True)  # without it, a test is left out
+
+
+class OffSegImageProcessorTester(ImageProcessingTester):
+    def __init__(self, parent):
+        super().__init__(parent, size={"height": 20, "width": 30}, do_reduce_labels=True, num_labels=4)
+
+    def _get_image_processing_classes(self):
+        return {"pil": OffSegImageProcessor}
+
+
+class OffSegImageProcessorTest(ImageProcessingTestMixin, PostProcessSemanticSegmentationTestMixin, unittest.TestCase):
+    image_processor_tester_class = OffSegImageProcessorTester
+
+    @skip("a rule for models inside transformers")
+    def test_new_models_require_torchvision_backend(self):
+        pass
+
+    @skip("looks for the processor inside transformers")
+    def test_pil_can_load_without_torchvision(self):
+        pass
