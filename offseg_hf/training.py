@@ -3,6 +3,7 @@
 import math
 import tempfile
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -227,7 +228,7 @@ def audit_first_labels(data, num_labels: int, reduce_labels: bool, num_examples:
     Raises:
         ValueError: where they do not, with the remedy.
     """
-    masks = [read_mask(example["mask"], name="mask") for example in data.take(num_examples)]
+    masks = [read_mask(example["mask"], name="mask") for example in islice(data, num_examples)]
     audit_labels(masks, num_labels, reduce_labels=reduce_labels)
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
 from offseg_hf.inference import find_images, predict_label_map, predicted_labels
@@ -43,7 +44,7 @@ def test_label_map_is_the_largest_upsampled_logit_at_the_photos_size(photo, size
 def test_label_map_of_a_native_segformer(photo):
     torch.manual_seed(0)
     model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=5, decoder_hidden_size=16, **TINY))
-    image_processor = SegformerImageProcessor(size={"height": 64, "width": 96})
+    image_processor = SegformerImageProcessorPil(size={"height": 64, "width": 96})
     label_map = predict_label_map(model, image_processor, photo)
     np.testing.assert_array_equal(label_map, expected_label_map(model, image_processor, photo))
 
@@ -54,7 +55,7 @@ def test_label_map_has_as_many_bits_as_the_classes_need(photo, num_labels, dtype
     model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=num_labels, decoder_hidden_size=16, **TINY))
     with torch.no_grad():
         model.decode_head.classifier.bias[num_labels - 1] = 1e3
-    label_map = predict_label_map(model, SegformerImageProcessor(size={"height": 32, "width": 32}), photo)
+    label_map = predict_label_map(model, SegformerImageProcessorPil(size={"height": 32, "width": 32}), photo)
     assert label_map.dtype == dtype
     assert np.unique(label_map).tolist() == [num_labels - 1]
 

@@ -35,8 +35,8 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, ignore_index: 
         unknown = labels[~valid & (labels != ignore_index)].unique().tolist()
         if unknown:
             raise ValueError(
-                f"`labels` must be class ids 0 to {num_ids - 1}, or `semantic_loss_ignore_index` ({ignore_index}), "
-                f"got {unknown[:10]}; check `num_labels` and `do_reduce_labels`."
+                f"`labels` must be class ids from 0 to {num_ids - 1} or `semantic_loss_ignore_index` "
+                f"({ignore_index}), got {unknown[:10]}; check `num_labels` and `do_reduce_labels`."
             )
     labels = labels.where(valid, ignore_index)
     logits = F.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)

@@ -40,7 +40,7 @@ def pytest_ignore_collect(config):
 def fetch():
     CACHE.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE.parent) as scratch:
-        command = "pip download --quiet --no-deps --no-binary transformers --dest".split()
+        command = ["pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers", "--dest"]
         subprocess.run([sys.executable, "-m", *command, scratch, f"transformers=={VERSION}"], check=True)
         with tarfile.open(f"{scratch}/transformers-{VERSION}.tar.gz") as archive:
             files = [file for file in archive if file.name.startswith(f"transformers-{VERSION}/tests/")]

@@ -31,6 +31,15 @@ TINY = {
 }
 
 
+@pytest.fixture
+def transformers_log(caplog):
+    """`caplog` with what transformers logs, whether or not its logger passes that on to the root."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
 def randomised(model):
     """`model` with other numbers in every tensor, so that a tensor left as it was is seen."""
     for tensor in model.state_dict().values():
@@ -85,20 +94,20 @@ def test_names_stay_when_a_loaded_model_is_saved_again(tmp_path):
 
 
 @pytest.mark.parametrize("native_class", [SegformerForImageClassification, SegformerForSemanticSegmentation])
-def test_encoder_of_a_segformer_checkpoint_is_loaded_bit_for_bit(native_class, tmp_path, caplog):
+def test_encoder_of_a_segformer_checkpoint_is_loaded_bit_for_bit(native_class, tmp_path, transformers_log):
     native = randomised(native_class(SegformerConfig(**TINY, num_labels=1000)))
     native.save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() >= hub_encoder_names()
 
-    with caplog.at_level(logging.WARNING):
+    with transformers_log.at_level(logging.WARNING):
         model, report = OffSegForSemanticSegmentation.from_pretrained(tmp_path, num_labels=3, output_loading_info=True)
     assert_equal_tensors(model.segformer.state_dict(), native.segformer.state_dict())
     assert (model.config.num_labels, model.config.model_type) == (3, "offseg")
 
     assert report["missing_keys"] == head_names()
     assert not any(value for name, value in report.items() if name != "missing_keys")
-    assert "decode_head.offset_learning.cls_repr" in caplog.text and "MISSING" in caplog.text
-    assert not any(word in caplog.text for word in ("UNEXPECTED", "MISMATCH", "linear_", "classifier"))
+    assert "decode_head.offset_learning.cls_repr" in transformers_log.text and "MISSING" in transformers_log.text
+    assert not any(word in transformers_log.text for word in ("UNEXPECTED", "MISMATCH", "linear_", "classifier"))
 
 
 def test_new_head_starts_as_described_when_the_encoder_is_loaded(tmp_path):
@@ -113,14 +122,14 @@ def test_new_head_starts_as_described_when_the_encoder_is_loaded(tmp_path):
         assert not module.bn.bias.any() and not module.bn.running_mean.any() and module.bn.num_batches_tracked == 0
 
 
-def test_nothing_is_reported_when_a_whole_model_is_loaded(tmp_path, caplog):
+def test_nothing_is_reported_when_a_whole_model_is_loaded(tmp_path, transformers_log):
     model = tiny_model()
     model.save_pretrained(tmp_path)
-    with caplog.at_level(logging.WARNING):
+    with transformers_log.at_level(logging.WARNING):
         loaded, report = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
     assert type(loaded) is OffSegForSemanticSegmentation and not loaded.training
     assert_equal_tensors(loaded.state_dict(), model.state_dict())
-    assert not any(report.values()) and not caplog.text
+    assert not any(report.values()) and not transformers_log.text
 
 
 @pytest.mark.parametrize("num_labels", [1, 2, 8])
@@ -209,13 +218,13 @@ def test_sharded_files_hold_every_tensor(tmp_path):
     assert_equal_tensors(OffSegForSemanticSegmentation.from_pretrained(tmp_path).state_dict(), model.state_dict())
 
 
-def test_pipeline_segments_a_photo_without_a_warning(tmp_path, caplog):
+def test_pipeline_segments_a_photo_without_a_warning(tmp_path, transformers_log):
     model = OffSegForSemanticSegmentation(OffSegConfig(**TINY, id2label={0: "sky", 1: "road", 2: "car"}))
     model.save_pretrained(tmp_path)
     OffSegImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
-    with caplog.at_level(logging.WARNING):
+    with transformers_log.at_level(logging.WARNING):
         segments = pipeline("image-segmentation", model=str(tmp_path))(Image.new("RGB", (90, 70), "red"))
-    assert not caplog.text
+    assert not transformers_log.text
     assert {segment["label"] for segment in segments} <= {"sky", "road", "car"}
     assert all(segment["mask"].size == (90, 70) for segment in segments)
 

@@ -154,7 +154,7 @@ def test_loss_is_zero_with_finite_gradients_when_all_labels_are_ignored(model, p
 
 def test_error_names_labels_that_are_no_class(model, pixel_values, labels):
     labels[0, 0, 0], labels[1, 5, 5] = 4, 200
-    with pytest.raises(ValueError, match=r"`labels` must be class ids from 0 to 3 .* got \[4, 200\]"):
+    with pytest.raises(ValueError, match=r"`labels` must be class ids .* got \[4, 200\]"):
         model(pixel_values, labels=labels)
 
 
@@ -205,13 +205,14 @@ def test_sdpa_equals_eager(model, pixel_values):
     torch.testing.assert_close(model(pixel_values).logits, eager(pixel_values).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
 def test_gradient_checkpointing_gives_the_same_gradients(model, pixel_values, labels):
     gradients = []
     for checkpointing in (False, True):
         trained = copy.deepcopy(model).train()
         if checkpointing:
             trained.gradient_checkpointing_enable()
-            assert trained.is_gradient_checkpointing
+            assert all(stage.blocks[0].gradient_checkpointing for stage in trained.segformer.stages)
         torch.manual_seed(0)  # of drop path
         trained(pixel_values, labels=labels).loss.backward()
         gradients.append([parameter.grad for parameter in trained.parameters()])
@@ -264,6 +265,7 @@ def test_trains_when_compiled_by_inductor(pixel_values, labels):
         torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exports_with_any_batch_and_image_size(model):
     dim = torch.export.Dim
     # A map of one pixel is a case of its own to torch.export; 64 pixels give two by two keys in every stage.
