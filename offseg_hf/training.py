@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 
@@ -81,6 +81,10 @@ class SegmentationTrainingArguments(TrainingArguments):
                 "`remove_unused_columns` must be False and `batch_eval_metrics` True, since images are decoded late "
                 "and predictions are counted batch by batch; leave both out."
             )
+        defaults = {field.name: field.default for field in fields(TrainingArguments)}
+        for name in ("optim", "lr_scheduler_type"):
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"`{name}` cannot be set, since the recipe is AdamW with linear decay; leave it out.")
 
 
 def create_model(
@@ -104,7 +108,7 @@ def create_model(
         [`transformers.PreTrainedModel`]
 
     Raises:
-        ValueError: where neither architecture nor weights are given.
+        ValueError: where neither architecture nor weights are given, or the weights' encoder does not fit.
     """
     if variant is None and model_name_or_path is None:
         raise ValueError("`variant` or `model_name_or_path` must be given; pass `--variant offseg-b0`.")
@@ -115,9 +119,20 @@ def create_model(
         config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code, **overrides)
     if model_name_or_path is None:
         return AutoModelForSemanticSegmentation.from_config(config)
-    return AutoModelForSemanticSegmentation.from_pretrained(
-        model_name_or_path, config=config, ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code
+    model, report = AutoModelForSemanticSegmentation.from_pretrained(
+        model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
     )
+    anew = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    if any(name.startswith("segformer.") for name in anew):
+        raise ValueError(
+            f"`model_name_or_path` must hold the encoder of `variant` {variant}, but that of {model_name_or_path} "
+            "does not fit; choose the variant of the same size."
+        )
+    return model
 
 
 def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwrite: bool) -> str | None:

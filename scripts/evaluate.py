@@ -26,6 +26,10 @@ def main(argv=None):
     parser.add_argument("--image_column", help="Column of the photos, where it cannot be guessed.")
     parser.add_argument("--mask_column", help="Column of the label maps, where it cannot be guessed.")
     parser.add_argument("--batch_size", type=int, default=1, help="Images per batch; more than 1 need one size.")
+    parser.add_argument("--size", type=int, nargs=2, help="Longest and shortest edge to resize photos to.")
+    parser.add_argument(
+        "--do_reduce_labels", action="store_true", help="Label 0 means 'ignore', classes count from 1."
+    )
     parser.add_argument("--output", type=Path, help="JSON file to write.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the JSON file if it exists.")
     args = parser.parse_args(argv)
@@ -40,7 +44,10 @@ def main(argv=None):
     from offseg_hf.training import evaluate_model, evaluation_dataset
 
     try:
-        image_processor = OffSegImageProcessor.from_pretrained(args.model)
+        settings = {"do_reduce_labels": True} if args.do_reduce_labels else {}
+        if args.size:
+            settings["size"] = {"longest_edge": max(args.size), "shortest_edge": min(args.size)}
+        image_processor = OffSegImageProcessor.from_pretrained(args.model, **settings)
         model = AutoModelForSemanticSegmentation.from_pretrained(args.model)
         dataset = evaluation_dataset(
             args.dataset,

@@ -43,7 +43,7 @@ class DataArguments:
     eval_split: str = _option("validation", "Split to evaluate on; 'none' for no evaluation.")
     image_column: str | None = _option(None, "Column of the photos, where it cannot be guessed.")
     mask_column: str | None = _option(None, "Column of the label maps, where it cannot be guessed.")
-    shuffle_buffer_size: int = _option(1000, "Examples among which a stream is shuffled.")
+    shuffle_buffer_size: int = _option(500, "Examples among which a stream is shuffled.")
     do_reduce_labels: bool = _option(False, "Whether label 0 means 'ignore' and classes count from 1.")
     eval_size: list[int] = _options((), "Longest and shortest edge in evaluation; by default those of --resize.")
     crop_size: list[int] = _options((512, 512), "Height and width of the training crop.")
@@ -92,9 +92,9 @@ def prepare(model_args, data_args, args):
         id2label = read_id2label(model_args.labels)
     else:
         id2label = {label_id: f"LABEL_{label_id}" for label_id in range(model_args.num_labels)}
-    longest_edge, shortest_edge = data_args.eval_size or data_args.resize
+    edges = data_args.eval_size or data_args.resize
     image_processor = OffSegImageProcessor(
-        size={"longest_edge": longest_edge, "shortest_edge": shortest_edge},
+        size={"longest_edge": max(edges), "shortest_edge": min(edges)},
         do_reduce_labels=data_args.do_reduce_labels,
     )
     transform = TrainTransform(

@@ -86,18 +86,19 @@ class TrainingExamples(torch.utils.data.Dataset):
         self.data = data
         self.prepare = prepare
         self.seed = seed
-        self.epoch = 0
+        self.epoch = torch.tensor(0).share_memory_()  # workers that outlive a pass hold a copy of all else
 
     def set_epoch(self, epoch):
         """Sets the number of the pass, from 0."""
-        self.epoch = epoch
+        self.epoch.fill_(epoch)
 
     def __len__(self):
         return len(self.data)
 
     def __getitem__(self, index):
-        entropy = np.random.SeedSequence((self.seed, self.epoch, index))
-        return self.prepare({**self.data[index], "augmentation_seed": int(entropy.generate_state(1)[0])})
+        entropy = np.random.SeedSequence((self.seed, self.epoch.item(), index))
+        example = {**self.data[index], "augmentation_seed": int(entropy.generate_state(1)[0])}
+        return self.prepare(example, f"example {index}")
 
 
 def evaluation_examples(data, prepare):
@@ -111,7 +112,11 @@ def evaluation_examples(data, prepare):
         `datasets.Dataset` or `datasets.IterableDataset`: of `pixel_values` and `labels`.
     """
     if isinstance(data, datasets.IterableDataset):
-        return data.map(prepare, remove_columns=["image", "mask"])
+        return data.map(
+            lambda example, index: prepare(example, f"example {index}"),
+            with_indices=True,
+            remove_columns=["image", "mask"],
+        )
 
     def prepare_columns(columns):
         examples = [prepare(dict(zip(columns, values))) for values in zip(*columns.values())]

@@ -24,16 +24,17 @@ def read_id2label(labels: str) -> dict[int, str]:
                 f"`labels` must be names separated by commas or a .txt or .json file, {labels} is not there."
             )
         text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        names = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
     else:
         names = labels.split(",")
     if isinstance(names, dict):
-        id2label = {int(label_id): name for label_id, name in names.items()}
+        id2label = {int(label_id) if str(label_id).isdigit() else label_id: name for label_id, name in names.items()}
     else:
-        id2label = dict(enumerate(name.strip() for name in names if name.strip()))
-    if sorted(id2label) != list(range(len(id2label))) or len(set(id2label.values())) != len(id2label) or not id2label:
+        id2label = {label_id: name.strip() if isinstance(name, str) else name for label_id, name in enumerate(names)}
+    is_named = all(isinstance(name, str) and name for name in id2label.values())
+    if not is_named or set(id2label) != set(range(len(id2label))) or len(set(id2label.values())) != len(id2label):
         raise ValueError(
             "`labels` must name the class ids 0, 1, … without a gap and each differently, got "
-            f"{list(id2label.items())[:20]}."
+            f"{list(id2label.items())[:20]}; correct the list."
         )
     return id2label

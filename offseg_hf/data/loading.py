@@ -107,7 +107,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
             for position, example in enumerate(stream):
                 entropy = np.random.SeedSequence((self.seed, number, worker_id, position))
                 example = {**example, "augmentation_seed": int(entropy.generate_state(1)[0])}
-                yield self.prepare(example) if self.prepare else example
+                yield self.prepare(example, f"example {position} of pass {number}") if self.prepare else example
             if number == 0 and position < 0:
                 raise ValueError(
                     f"`stream` must hold at least one example in the shards of each worker, got none in those of "

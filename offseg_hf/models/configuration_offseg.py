@@ -20,9 +20,9 @@ class OffSegConfig(SegformerConfig):
             over the classes whose gain starts at 1); `"fitted_layer_norm"` the same function with a start of the gain
             that fits the number of classes; `"class_bias"` a learned bias per class instead, the only one that can be
             trained for one or two classes.
-        attention_loss_weight (`float`, *optional*, defaults to 0.0):
+        attention_loss_weight (`float`, *optional*, defaults to 0.4 for fewer than 20 classes, else to 0):
             Weight, in training alone, of a second loss that asks the coupled attention, from which both offsets are
-            read, to be a segmentation by itself. 0 as published.
+            read, to be a segmentation by itself. 0 as published, and by default with the published `"layer_norm"`.
         decoder_hidden_size (`int`, *optional*, defaults to 256):
             Channels of the decode head, for every size B0–B5.
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
@@ -43,7 +43,7 @@ class OffSegConfig(SegformerConfig):
     model_type = "offseg"
 
     logit_normalization: str | None = None
-    attention_loss_weight: float = 0.0
+    attention_loss_weight: float | int | None = None
     decoder_hidden_size: int = 256
 
     def __post_init__(self, **kwargs):
@@ -59,17 +59,23 @@ class OffSegConfig(SegformerConfig):
         if self.logit_normalization is None:
             # A LayerNorm over one value is constant, and over two is ±1: neither can be learned.
             self.logit_normalization = "class_bias" if self.num_labels < 3 else "fitted_layer_norm"
+        if self.attention_loss_weight is None:
+            is_published = self.num_labels >= 20 or self.logit_normalization == "layer_norm"
+            self.attention_loss_weight = 0.0 if is_published else 0.4
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As `PreTrainedConfig.from_dict`, but the caller's number of classes replaces what a file says of its own."""
-        given = {name: kwargs.pop(name) for name in ("id2label", "label2id", "logit_normalization") if name in kwargs}
+        own = ("id2label", "label2id", "logit_normalization", "attention_loss_weight", "semantic_loss_ignore_index")
+        given = {name: kwargs.pop(name) for name in own if name in kwargs}
         left_out = set()
         if config_dict.get("model_type") == SegformerConfig.model_type:
             left_out |= {"model_type", "decoder_hidden_size"}  # 768 for B2 to B5 there, 256 for every size here
         num_labels = len(given["id2label"]) if "id2label" in given else kwargs.get("num_labels")
         if num_labels is not None and num_labels != len(config_dict.get("id2label", (0, 1))):
-            left_out |= {"id2label", "label2id", "logit_normalization"}  # the head is learned anew
+            left_out |= {"id2label", "label2id"}
+            if num_labels < 3 or config_dict.get("logit_normalization") == "layer_norm":
+                left_out |= {"logit_normalization", "attention_loss_weight"}  # learned anew, so as fits
         elif "id2label" in given:
             left_out |= {"label2id"}
         config_dict = {name: value for name, value in config_dict.items() if name not in left_out}

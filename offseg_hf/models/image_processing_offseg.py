@@ -441,7 +441,7 @@ class OffSegImageProcessor(PilBackend):
             if return_confidence:
                 result["confidence"] = confidence
             if return_segmentation_scores:
-                upsampled = F.interpolate(image_logits[None], size, mode="bilinear", align_corners=False)
+                upsampled = F.interpolate(image_logits[None].float(), size, mode="bilinear", align_corners=False)
                 result["segmentation_scores"] = upsampled[0]
             results.append(result)
         if return_segmentation_scores or return_confidence:

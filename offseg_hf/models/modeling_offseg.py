@@ -44,8 +44,20 @@ class OffSegFusion(OffSegConvModule):
         weights = self.conv.weight.chunk(len(hidden_states), dim=1)
         fused = F.conv2d(hidden_states[0], weights[0])
         for hidden_state, weight in zip(hidden_states[1:], weights[1:]):
-            fused = fused + F.interpolate(F.conv2d(hidden_state, weight), size=size, mode="bilinear")
+            fused = fused + upsample(F.conv2d(hidden_state, weight), size)
         return F.relu(self.bn(fused))
+
+
+def upsample(hidden_states, size):
+    """(B, C, h, w) → (B, C, *size), bilinear."""
+    if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled():
+        # Inductor (torch 2.13, CPU) loses the gradients of interpolations that are added up; of products it does not.
+        rows, columns = (
+            F.interpolate(torch.eye(old, device=hidden_states.device)[None], size=new, mode="linear")[0]  # (old, new)
+            for old, new in zip(hidden_states.shape[2:], size)
+        )
+        return rows.T.to(hidden_states.dtype) @ hidden_states @ columns.to(hidden_states.dtype)
+    return F.interpolate(hidden_states, size=size, mode="bilinear")
 
 
 class OffSegDecodeHead(nn.Module):

@@ -78,10 +78,17 @@ class OffsetLearning(nn.Module):
             one value is constant and over two values is ±1, with a gradient that vanishes.
             `"fitted_layer_norm"`: the same function, its gain starting at [`fitted_gain`]; needs K ≥ 3.
             `"class_bias"`: no LayerNorm but a learned bias per class; any K.
+
+    Raises:
+        ValueError: where `normalization` is none of these.
     """
 
     def __init__(self, num_classes: int, channels: int, normalization: str = "layer_norm"):
         super().__init__()
+        if normalization not in LOGIT_NORMALIZATIONS:
+            raise ValueError(
+                f"`normalization` must be one of {', '.join(LOGIT_NORMALIZATIONS)}, got {normalization!r}; choose one."
+            )
         self.cls_repr = nn.Parameter(torch.empty(1, num_classes, channels))
         self.cls_offset_proj = nn.Linear(channels, channels, bias=False)
         self.feat_offset_proj = nn.Linear(channels, channels, bias=False)
@@ -152,4 +159,6 @@ def _at_least_float32(tensor):
 
 
 def _autocasts_to_float16(device_type):
+    if not torch.amp.is_autocast_available(device_type):
+        return False
     return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16

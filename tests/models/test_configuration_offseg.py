@@ -45,6 +45,7 @@ def test_every_field_survives_saving_and_loading(tmp_path):
         decoder_hidden_size=64,
         layer_norm_eps=1e-3,
         logit_normalization="layer_norm",
+        attention_loss_weight=0.4,
         semantic_loss_ignore_index=-1,
         id2label={0: "sky", 1: "road", 2: "car"},
     )
@@ -78,10 +79,27 @@ def test_names_given_replace_those_of_the_file(tmp_path, also):
     assert config.label2id == {"wall": 0, "floor": 1, "door": 2, "lamp": 3}
 
 
-@pytest.mark.parametrize("num_labels", [1, 2])
-def test_logit_normalization_becomes_class_bias_when_a_file_is_loaded_with_fewer_than_3_classes(num_labels, tmp_path):
-    OffSegConfig(num_labels=19, logit_normalization="layer_norm").save_pretrained(tmp_path)
-    assert OffSegConfig.from_pretrained(tmp_path, num_labels=num_labels).logit_normalization == "class_bias"
+@pytest.mark.parametrize(
+    ("in_file", "num_labels", "expected"),
+    [
+        ("layer_norm", 19, "layer_norm"),
+        ("layer_norm", 11, "fitted_layer_norm"),
+        ("layer_norm", 2, "class_bias"),
+        ("fitted_layer_norm", 1, "class_bias"),
+        ("class_bias", 11, "class_bias"),
+    ],
+)
+def test_logit_normalization_fits_the_number_of_classes_that_a_file_is_loaded_with(
+    in_file, num_labels, expected, tmp_path
+):
+    OffSegConfig(num_labels=19, logit_normalization=in_file).save_pretrained(tmp_path)
+    assert OffSegConfig.from_pretrained(tmp_path, num_labels=num_labels).logit_normalization == expected
+
+
+def test_logit_normalization_given_replaces_that_of_the_file(tmp_path):
+    OffSegConfig(num_labels=19).save_pretrained(tmp_path)
+    config = OffSegConfig.from_pretrained(tmp_path, num_labels=11, logit_normalization="layer_norm")
+    assert config.logit_normalization == "layer_norm"
 
 
 def test_head_keeps_256_channels_when_a_segformer_file_says_otherwise(tmp_path):
@@ -115,6 +133,7 @@ def test_model_type_is_ours_when_a_segformer_file_is_loaded(tmp_path):
             {"logit_normalization": "batch_norm"},
             "`logit_normalization` must be one of layer_norm, fitted_layer_norm, class_bias, got 'batch_norm'",
         ),
+        ({"attention_loss_weight": -0.5}, "`attention_loss_weight` must not be negative, got -0.5"),
         ({"num_labels": 0}, "`num_labels` must be at least 1, got 0"),
         (
             {"num_labels": 2, "logit_normalization": "fitted_layer_norm"},
