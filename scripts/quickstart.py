@@ -20,7 +20,7 @@ SCRIPTS = Path(__file__).parent
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="New or empty folder.")
-    parser.add_argument("--max_steps", type=int, default=600, help="Training steps.")
+    parser.add_argument("--max_steps", type=int, default=450, help="Training steps.")
     parser.add_argument("--variant", default="offseg-b0", help="Architecture to train.")
     parser.add_argument("--num_train", type=int, default=480, help="Scenes to train on.")
     args = parser.parse_args(argv)

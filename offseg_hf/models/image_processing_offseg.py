@@ -86,9 +86,13 @@ def read_image(source, name=None):
     Raises:
         FileNotFoundError, ValueError, TypeError: As `open_image`, and ValueError if the file is truncated.
     """
-    image = _upright(open_image(source, name), label := _label(source, name))
+    opened = open_image(source, name)
+    image = _upright(opened, label := _label(source, name))
     if image.mode[0] in "IF":  # "I;16", "I" or "F": Pillow would clip these at 255, not scale them
-        image = Image.fromarray(_as_uint8(np.asarray(image), label))
+        pixels = np.asarray(image)
+        if image.mode == "I" and opened.format == "PPM":  # Pillow has no 16-bit mode for these files
+            pixels = pixels.astype(np.uint16)
+        image = Image.fromarray(_as_uint8(pixels, label))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the way to RGB on which Pillow does not warn
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -93,6 +93,10 @@ class OffSegImageProcessorTester(ImageProcessingTester):
 class OffSegImageProcessorTest(ImageProcessingTestMixin, PostProcessSemanticSegmentationTestMixin, unittest.TestCase):
     image_processor_tester_class = OffSegImageProcessorTester
 
+    @skip("every picture becomes RGB, one of four channels too")
+    def test_call_numpy_4_channels(self):
+        pass
+
     @skip("a rule for models inside transformers")
     def test_new_models_require_torchvision_backend(self):
         pass

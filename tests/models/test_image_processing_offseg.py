@@ -850,3 +850,9 @@ def test_scores_are_all_upsampled_logits_when_asked_for():
         expected = F.interpolate(logits[index : index + 1], size, mode="bilinear", align_corners=False)[0]
         assert torch.equal(outputs[index].segmentation_scores, expected)
         assert torch.equal(outputs[index].segmentation, expected.argmax(0))
+
+
+def test_sixteen_bit_pgm_is_scaled_to_eight_bits(tmp_path):
+    path = tmp_path / "dark.pgm"
+    path.write_bytes(b"P5 2 1 65535\n" + (200).to_bytes(2, "big") + (65535).to_bytes(2, "big"))
+    assert np.asarray(read_image(path))[0, :, 0].tolist() == [1, 255]
