@@ -20,7 +20,7 @@ SCRIPTS = Path(__file__).parent
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="New or empty folder.")
-    parser.add_argument("--max_steps", type=int, default=450, help="Training steps.")
+    parser.add_argument("--max_steps", type=int, default=550, help="Training steps.")
     parser.add_argument("--variant", default="offseg-b0", help="Architecture to train.")
     parser.add_argument("--num_train", type=int, default=480, help="Scenes to train on.")
     args = parser.parse_args(argv)
@@ -31,14 +31,14 @@ def main(argv=None):
     from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
 
     data, model = args.output / "scenes", args.output / "model"
-    print(f"drawing {args.num_train} street scenes to train on and 60 to measure on")
+    print(f"drawing {args.num_train} street scenes to train on and 60 to measure on", flush=True)
     write_scenes(data, num_train=args.num_train)
     run(
         "train.py", "--variant", args.variant, "--dataset", data, "--streaming", "--labels", ",".join(SCENE_LABELS),
-        "--max_steps", args.max_steps, "--per_device_train_batch_size", 8, "--learning_rate", "6e-4",
-        "--head_learning_rate_factor", 2, "--warmup_steps", "0.05", "--resize", 192, 128, "--crop_size", 128, 128,
-        "--scale_range", 1, 1, "--eval_split", "none", "--save_strategy", "no", "--logging_steps", 25,
-        "--output_dir", model,
+        "--max_steps", args.max_steps, "--per_device_train_batch_size", 8, "--learning_rate", "8e-4",
+        "--head_learning_rate_factor", 2, "--warmup_steps", "0.05", "--resize", 192, 128, "--crop_size", 96, 128,
+        "--scale_range", 1, 1, "--photometric_distortion", False, "--eval_split", "none", "--save_strategy", "no",
+        "--logging_steps", 25, "--output_dir", model,
     )  # fmt: skip
     results = args.output / "results.json"
     run("evaluate.py", "--model", model, "--dataset", data, "--split", "validation", "--output", results)
