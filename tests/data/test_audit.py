@@ -25,11 +25,12 @@ def masks(*ids):
     ],
 )
 def test_nothing_is_raised_when_ids_can_be_right(ids, num_labels, arguments):
-    audit_labels(masks(*ids), num_labels, **arguments)
+    assert audit_labels(masks(*ids), num_labels, **arguments) is None
 
 
 def test_tensors_of_any_integer_type_pass_when_ids_can_be_right():
-    audit_labels((mask for mask in [torch.tensor([[0, 1]]), np.array([[255, 2]], np.uint8)]), 3)
+    masks_of_both_kinds = [torch.tensor([[0, 1]]), np.array([[255, 2]], np.uint8)]
+    assert audit_labels(iter(masks_of_both_kinds), 3) is None
 
 
 @pytest.mark.parametrize(
