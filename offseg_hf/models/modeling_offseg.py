@@ -1,23 +1,21 @@
 """SegFormer (MiT encoder, B0–B5) with offset learning."""
 
-from itertools import chain
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import SegformerModel, SegformerPreTrainedModel
 from transformers.backbone_utils import filter_output_hidden_states
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import rename_source_key
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from .checkpoint_entries import rename_checkpoint_entries
 from .configuration_offseg import OffSegConfig
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
-from .segmentation_loss import segmentation_loss
+from .segmentation_loss import offset_learning_loss
+from .upsampling import upsample
 
 
 class OffSegConvModule(nn.Module):
@@ -46,18 +44,6 @@ class OffSegFusion(OffSegConvModule):
         for hidden_state, weight in zip(hidden_states[1:], weights[1:]):
             fused = fused + upsample(F.conv2d(hidden_state, weight), size)
         return F.relu(self.bn(fused))
-
-
-def upsample(hidden_states, size):
-    """(B, C, h, w) → (B, C, *size), bilinear."""
-    if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled():
-        # Inductor (torch 2.13, CPU) loses the gradients of interpolations that are added up; of products it does not.
-        rows, columns = (
-            F.interpolate(torch.eye(old, device=hidden_states.device)[None], size=new, mode="linear")[0]  # (old, new)
-            for old, new in zip(hidden_states.shape[2:], size)
-        )
-        return rows.T.to(hidden_states.dtype) @ hidden_states @ columns.to(hidden_states.dtype)
-    return F.interpolate(hidden_states, size=size, mode="bilinear")
 
 
 class OffSegDecodeHead(nn.Module):
@@ -148,36 +134,11 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
                 "`pixel_values` must be at least 32 pixels high and wide, got "
                 f"{tuple(pixel_values.shape[2:])}; resize or pad the image."
             )
-        if labels is not None and self.training and self.config.num_labels < 3:
-            normalization = self.config.logit_normalization
-            if normalization != "class_bias":
-                raise ValueError(
-                    "`logit_normalization` must be 'class_bias' to train fewer than 3 classes, since a LayerNorm over "
-                    f"so few logits cannot be learned, got {normalization!r}; pass it to `from_pretrained`."
-                )
         outputs = self.segformer(pixel_values, **kwargs)
         logits, features = self.decode_head(outputs.hidden_states)
         loss = None
         if labels is not None:
-            loss = segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
-            if self.training and self.config.attention_loss_weight > 0:
-                attention = self.decode_head.offset_learning.coupled_attention(features)
-                attention_loss = segmentation_loss(attention, labels, self.config.semantic_loss_ignore_index)
-                loss = loss + self.config.attention_loss_weight * attention_loss
+            loss = offset_learning_loss(self.decode_head.offset_learning, features, logits, labels, self.config)
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-
-def rename_checkpoint_entries(model, state_dict, prefix, *_):
-    """Renames entries with a checkpoint's historical names in place, as `from_pretrained` does.
-
-    `load_state_dict` alone, which Trainer and Accelerate call to resume, would leave them out with just a warning.
-    """
-    known = {prefix + name for name, _ in chain(model.named_parameters(), model.named_buffers())}
-    foreign = [name for name in state_dict if name.startswith(prefix) and name not in known]
-    if foreign:
-        renamings = get_model_conversion_mapping(model, add_legacy=False)
-        for name in foreign:
-            renamed, _ = rename_source_key(name.removeprefix(prefix), renamings, [])
-            state_dict[prefix + renamed] = state_dict.pop(name)

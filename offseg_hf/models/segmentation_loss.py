@@ -46,3 +46,33 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, ignore_index: 
     else:
         total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
     return total / valid.sum().clamp(min=1)
+
+
+def offset_learning_loss(layer, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, config):
+    """[`segmentation_loss`] of the logits and, in training, of the coupled attention as the configuration weighs it.
+
+    Args:
+        layer ([`OffsetLearning`]): the layer that classified; it tells whether this is training.
+        features (`torch.Tensor` of shape `(batch_size, channels, height', width')`): what it classified.
+        logits (`torch.Tensor` of shape `(batch_size, K, height', width')`): what it answered.
+        labels (`torch.Tensor` of shape `(batch_size, height, width)`): class ids.
+        config ([`OffsetLearningFields`]): `attention_loss_weight`, `semantic_loss_ignore_index` and
+            `logit_normalization`.
+
+    Returns:
+        `torch.Tensor`: a float32 scalar.
+
+    Raises:
+        ValueError: where `labels` are no class ids, or so few classes are trained with a LayerNorm.
+    """
+    if layer.training and config.num_labels < 3 and config.logit_normalization != "class_bias":
+        raise ValueError(
+            "`logit_normalization` must be 'class_bias' to train fewer than 3 classes, since a LayerNorm over so few "
+            f"logits cannot be learned, got {config.logit_normalization!r}; pass it to `from_pretrained`."
+        )
+    loss = segmentation_loss(logits, labels, config.semantic_loss_ignore_index)
+    if layer.training and config.attention_loss_weight > 0:
+        attention = layer.coupled_attention(features)
+        attention_loss = segmentation_loss(attention, labels, config.semantic_loss_ignore_index)
+        loss = loss + config.attention_loss_weight * attention_loss
+    return loss

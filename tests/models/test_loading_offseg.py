@@ -262,11 +262,14 @@ def test_files_run_without_the_package_when_loaded_as_remote_code(tmp_path, monk
     model.save_pretrained(tmp_path / "repository")
     OffSegImageProcessor().save_pretrained(tmp_path / "repository")
     assert {file.name for file in (tmp_path / "repository").glob("*.py")} == {
+        "checkpoint_entries.py",
+        "configuration_fields.py",
         "configuration_offseg.py",
         "image_processing_offseg.py",
         "modeling_offseg.py",
         "offset_learning.py",
         "segmentation_loss.py",
+        "upsampling.py",
     }
 
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
