@@ -1,27 +1,19 @@
 """Files of OffSegForSemanticSegmentation: the names in them, what is read from which, and what is reported."""
 
 import copy
-import json
 import logging
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
-    AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
     SegformerConfig,
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
-    pipeline,
 )
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
+from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
 
 TINY = {
     "depths": (1, 1, 1, 1),
@@ -29,15 +21,6 @@ TINY = {
     "num_attention_heads": (1, 1, 2, 2),
     "decoder_hidden_size": 16,
 }
-
-
-@pytest.fixture
-def transformers_log(caplog):
-    """`caplog` with what transformers logs, whether or not its logger passes that on to the root."""
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def randomised(model):
@@ -86,13 +69,6 @@ def test_saved_files_have_the_hubs_encoder_names_and_the_heads_own(tmp_path):
     assert load_file(tmp_path / "model.safetensors").keys() == hub_encoder_names() | head_names()
 
 
-def test_names_stay_when_a_loaded_model_is_saved_again(tmp_path):
-    tiny_model().save_pretrained(tmp_path / "first")
-    OffSegForSemanticSegmentation.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
-    assert_equal_tensors(second, first)
-
-
 @pytest.mark.parametrize("native_class", [SegformerForImageClassification, SegformerForSemanticSegmentation])
 def test_encoder_of_a_segformer_checkpoint_is_loaded_bit_for_bit(native_class, tmp_path, transformers_log):
     native = randomised(native_class(SegformerConfig(**TINY, num_labels=1000)))
@@ -120,37 +96,6 @@ def test_new_head_starts_as_described_when_the_encoder_is_loaded(tmp_path):
     for module in (*head.convs, head.fusion_conv):
         assert (module.bn.weight == 1).all() and (module.bn.running_var == 1).all()
         assert not module.bn.bias.any() and not module.bn.running_mean.any() and module.bn.num_batches_tracked == 0
-
-
-def test_nothing_is_reported_when_a_whole_model_is_loaded(tmp_path, transformers_log):
-    model = tiny_model()
-    model.save_pretrained(tmp_path)
-    with transformers_log.at_level(logging.WARNING):
-        loaded, report = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
-    assert type(loaded) is OffSegForSemanticSegmentation and not loaded.training
-    assert_equal_tensors(loaded.state_dict(), model.state_dict())
-    assert not any(report.values()) and not transformers_log.text
-
-
-@pytest.mark.parametrize("num_labels", [1, 2, 8])
-def test_only_the_classes_are_new_when_their_number_changes(num_labels, tmp_path):
-    model = tiny_model()
-    model.save_pretrained(tmp_path)
-    loaded, report = OffSegForSemanticSegmentation.from_pretrained(
-        tmp_path, num_labels=num_labels, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    new = {name for name in head_names() if "cls_repr" in name or "mask_norm" in name}
-    kept = {name: tensor for name, tensor in model.state_dict().items() if name not in new}
-    assert_equal_tensors({name: tensor for name, tensor in loaded.state_dict().items() if name not in new}, kept)
-    assert {name for name, *_ in report["mismatched_keys"]} <= new and not report["missing_keys"]
-    assert loaded.decode_head.offset_learning.cls_repr.abs().max() < 0.5  # the file's lie between 0 and 1
-    assert loaded(torch.rand(1, 3, 64, 64)).logits.shape == (1, num_labels, 8, 8)
-
-
-def test_error_when_the_number_of_classes_changes_unasked(tmp_path):
-    tiny_model().save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        OffSegForSemanticSegmentation.from_pretrained(tmp_path, num_labels=8)
 
 
 @pytest.mark.parametrize("original_format", [True, False], ids=["Hub names", "current names"])
@@ -190,51 +135,6 @@ def test_accelerator_load_state_restores_every_tensor(original_format, tmp_path)
     assert_equal_tensors(model.state_dict(), expected)
 
 
-@pytest.mark.parametrize("options", [{"device_map": "cpu"}, {"device_map": "auto"}, {"low_cpu_mem_usage": True}])
-def test_loading_options_give_the_same_model(options, tmp_path):
-    model = tiny_model()
-    model.save_pretrained(tmp_path)
-    loaded = OffSegForSemanticSegmentation.from_pretrained(tmp_path, **options)
-    pixel_values = torch.rand(1, 3, 64, 64)
-    expected = model.to(loaded.device)(pixel_values.to(loaded.device)).logits
-    assert torch.equal(loaded(pixel_values.to(loaded.device)).logits, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_dtype_is_the_one_asked_for(dtype, tmp_path):
-    model = tiny_model()
-    model.save_pretrained(tmp_path)
-    loaded = OffSegForSemanticSegmentation.from_pretrained(tmp_path, dtype=dtype)
-    assert_equal_tensors(loaded.state_dict(), model.to(dtype).state_dict())
-    assert loaded(torch.rand(1, 3, 64, 64, dtype=dtype)).logits.dtype == dtype
-
-
-def test_sharded_files_hold_every_tensor(tmp_path):
-    model = tiny_model()
-    model.save_pretrained(tmp_path, max_shard_size="20KB")
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert index["weight_map"].keys() == hub_encoder_names() | head_names()
-    assert len(set(index["weight_map"].values())) > 1
-    assert_equal_tensors(OffSegForSemanticSegmentation.from_pretrained(tmp_path).state_dict(), model.state_dict())
-
-
-def test_pipeline_segments_a_photo_without_a_warning(tmp_path, transformers_log):
-    model = OffSegForSemanticSegmentation(OffSegConfig(**TINY, id2label={0: "sky", 1: "road", 2: "car"}))
-    model.save_pretrained(tmp_path)
-    OffSegImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
-    with transformers_log.at_level(logging.WARNING):
-        segments = pipeline("image-segmentation", model=str(tmp_path))(Image.new("RGB", (90, 70), "red"))
-    assert not transformers_log.text
-    assert {segment["label"] for segment in segments} <= {"sky", "road", "car"}
-    assert all(segment["mask"].size == (90, 70) for segment in segments)
-
-
-def test_auto_image_processor_is_ours(tmp_path):
-    OffSegImageProcessor(do_reduce_labels=True).save_pretrained(tmp_path)
-    processor = AutoImageProcessor.from_pretrained(tmp_path)
-    assert type(processor) is OffSegImageProcessor and processor.do_reduce_labels
-
-
 WITHOUT_THE_PACKAGE = """
 import sys
 sys.modules["offseg_hf"] = None  # importing it raises an ImportError
@@ -247,33 +147,3 @@ assert type(processor).__name__ == "OffSegImageProcessor"
 torch.manual_seed(0)
 save_file({"logits": model(torch.rand(1, 3, 64, 64)).logits}, "logits.safetensors")
 """
-
-
-def test_files_run_without_the_package_when_loaded_as_remote_code(tmp_path, monkeypatch):
-    classes = {
-        OffSegConfig: "AutoConfig",
-        OffSegForSemanticSegmentation: "AutoModelForSemanticSegmentation",
-        OffSegImageProcessor: "AutoImageProcessor",
-    }
-    for registered, auto_class in classes.items():
-        monkeypatch.setattr(registered, "_auto_class", registered._auto_class)  # restored after the test
-        registered.register_for_auto_class(auto_class)
-    model = tiny_model()
-    model.save_pretrained(tmp_path / "repository")
-    OffSegImageProcessor().save_pretrained(tmp_path / "repository")
-    assert {file.name for file in (tmp_path / "repository").glob("*.py")} == {
-        "checkpoint_entries.py",
-        "configuration_fields.py",
-        "configuration_offseg.py",
-        "image_processing_offseg.py",
-        "modeling_offseg.py",
-        "offset_learning.py",
-        "segmentation_loss.py",
-        "upsampling.py",
-    }
-
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE], cwd=tmp_path, env=environment, check=True)
-    torch.manual_seed(0)
-    expected = model(torch.rand(1, 3, 64, 64)).logits
-    assert torch.equal(load_file(tmp_path / "logits.safetensors")["logits"], expected)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from segmentation_model_tests import SegmentationModelTests, randomised
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerModel
 
@@ -15,20 +16,36 @@ TINY = {
     "hidden_sizes": (8, 8, 16, 16),
     "num_attention_heads": (1, 1, 2, 2),
     "decoder_hidden_size": 16,
-    "num_labels": 4,
 }
+
+
+class TestOffSeg(SegmentationModelTests):
+    config_class = OffSegConfig
+    model_class = OffSegForSemanticSegmentation
+    tiny = TINY
+    stage_shapes = ((2, 8, 16, 16), (2, 8, 8, 8), (2, 16, 4, 4), (2, 16, 2, 2))
+    files = {
+        "checkpoint_entries.py",
+        "configuration_fields.py",
+        "configuration_offseg.py",
+        "modeling_offseg.py",
+        "offset_learning.py",
+        "segmentation_loss.py",
+        "upsampling.py",
+    }
+
+    def has_no_gradient(self, name):
+        return name.endswith("k_proj.bias")  # adds the same to all of a query's scores, and so changes nothing
+
+    def logits_size(self, height, width):
+        return -(-height // 4) // 2, -(-width // 4) // 2
 
 
 def tiny_model(**fields):
     """A model in evaluation mode whose weights and statistics are all far from their start."""
     torch.manual_seed(0)
-    model = OffSegForSemanticSegmentation(OffSegConfig(**{**TINY, **fields})).eval()
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer += torch.rand_like(buffer)
-    return model
+    config = OffSegConfig(**{**TINY, "num_labels": 4, **fields})
+    return randomised(OffSegForSemanticSegmentation(config)).eval()
 
 
 @pytest.fixture
@@ -39,21 +56,6 @@ def model():
 @pytest.fixture
 def pixel_values():
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def labels():
-    return torch.randint(0, 4, (2, 64, 64), generator=torch.Generator().manual_seed(2))
-
-
-@pytest.mark.parametrize(
-    ("size", "logits_size"),
-    [((32, 32), (4, 4)), ((33, 47), (4, 6)), ((64, 96), (8, 12)), ((35, 101), (4, 13)), ((32, 257), (4, 32))],
-)
-def test_logits_are_at_an_eighth_of_any_size(model, size, logits_size):
-    logits = model(torch.randn(2, 3, *size)).logits
-    assert logits.shape == (2, 4, *logits_size)
-    assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
@@ -128,76 +130,6 @@ def test_encoder_honours_layer_norm_eps(eps, pixel_values):
     assert model.decode_head.offset_learning.mask_norm.eps == 1e-5
 
 
-@pytest.mark.parametrize("label_size", [(64, 64), (50, 75)])
-def test_loss_is_the_cross_entropy_at_the_labels_resolution(model, pixel_values, label_size):
-    labels = torch.randint(0, 4, (2, *label_size))
-    labels[0, :20] = 255
-    outputs = model(pixel_values, labels=labels)
-    logits = F.interpolate(outputs.logits, label_size, mode="bilinear")
-    assert outputs.loss.item() == pytest.approx(F.cross_entropy(logits, labels, ignore_index=255).item(), rel=1e-6)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_coupled_attention_is_asked_for_a_segmentation_too_when_trained_so(training, pixel_values, labels):
-    model = tiny_model(attention_loss_weight=0.5).train(training)
-    layer, features = model.decode_head.offset_learning, []
-    layer.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
-    outputs = model(pixel_values, labels=labels)
-    attention = torch.einsum("bchw,kc->bkhw", features[0], layer.cls_repr[0])
-    loss, attention_loss = (
-        F.cross_entropy(F.interpolate(scores, (64, 64), mode="bilinear"), labels)
-        for scores in (outputs.logits, attention)
-    )
-    torch.testing.assert_close(outputs.loss, loss + 0.5 * attention_loss if training else loss)
-
-
-def test_loss_honours_the_ignore_index_of_the_configuration(pixel_values, labels):
-    model = tiny_model(semantic_loss_ignore_index=-1)
-    ignored = labels.clone()
-    ignored[:, 32:] = -1
-    expected = tiny_model()(pixel_values, labels=ignored.where(ignored >= 0, 255)).loss
-    assert torch.equal(model(pixel_values, labels=ignored).loss, expected)
-
-
-def test_loss_is_zero_with_finite_gradients_when_all_labels_are_ignored(model, pixel_values):
-    loss = model.train()(pixel_values, labels=torch.full((2, 64, 64), 255)).loss
-    loss.backward()
-    assert loss.item() == 0
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_error_names_labels_that_are_no_class(model, pixel_values, labels):
-    labels[0, 0, 0], labels[1, 5, 5] = 4, 200
-    with pytest.raises(ValueError, match=r"`labels` must be class ids .* got \[4, 200\]"):
-        model(pixel_values, labels=labels)
-
-
-@pytest.mark.parametrize(
-    ("num_labels", "normalization"),
-    [(1, "class_bias"), (2, "class_bias"), (3, "layer_norm"), (3, "fitted_layer_norm"), (4, "class_bias")],
-)
-def test_every_parameter_gets_a_gradient(num_labels, normalization, pixel_values, labels):
-    model = tiny_model(num_labels=num_labels, logit_normalization=normalization).train()
-    model(pixel_values, labels=labels % max(num_labels, 2)).loss.backward()
-    for name, parameter in model.named_parameters():
-        # A bias of the keys adds the same to all of a query's scores, and so changes nothing.
-        assert parameter.grad.any() or name.endswith("k_proj.bias"), name
-
-
-@pytest.mark.parametrize("num_labels", [1, 2])
-def test_error_when_a_layer_norm_over_fewer_than_3_classes_is_trained(num_labels, pixel_values, labels):
-    model = tiny_model(num_labels=num_labels, logit_normalization="layer_norm")
-    assert model(pixel_values, labels=labels % 2).loss.isfinite()  # evaluation goes on
-    with pytest.raises(ValueError, match="`logit_normalization` must be 'class_bias' to train fewer than 3 classes"):
-        model.train()(pixel_values, labels=labels % 2)
-
-
-def test_hidden_states_are_the_four_stages(model, pixel_values):
-    states = model(pixel_values, output_hidden_states=True).hidden_states
-    assert [tuple(state.shape) for state in states] == [(2, 8, 16, 16), (2, 8, 8, 8), (2, 16, 4, 4), (2, 16, 2, 2)]
-    assert model(pixel_values).hidden_states is None
-
-
 def test_attentions_are_those_of_every_layer_when_eager(model, pixel_values):
     model.set_attn_implementation("eager")
     attentions = model(pixel_values, output_attentions=True).attentions
@@ -206,49 +138,11 @@ def test_attentions_are_those_of_every_layer_when_eager(model, pixel_values):
     torch.testing.assert_close(attentions[0].sum(-1), torch.ones(2, 1, 256))
 
 
-def test_output_is_a_tuple_when_return_dict_is_false(model, pixel_values, labels):
-    outputs = model(pixel_values, labels=labels, output_hidden_states=True)
-    loss, logits, hidden_states = model(pixel_values, labels=labels, output_hidden_states=True, return_dict=False)
-    assert torch.equal(loss, outputs.loss) and torch.equal(logits, outputs.logits) and len(hidden_states) == 4
-
-
 def test_sdpa_equals_eager(model, pixel_values):
     assert model.config._attn_implementation == "sdpa"
     eager = copy.deepcopy(model)
     eager.set_attn_implementation("eager")
     torch.testing.assert_close(model(pixel_values).logits, eager(pixel_values).logits, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
-def test_gradient_checkpointing_gives_the_same_gradients(model, pixel_values, labels):
-    gradients = []
-    for checkpointing in (False, True):
-        trained = copy.deepcopy(model).train()
-        if checkpointing:
-            trained.gradient_checkpointing_enable()
-            assert all(stage.blocks[0].gradient_checkpointing for stage in trained.segformer.stages)
-        torch.manual_seed(0)  # of drop path
-        trained(pixel_values, labels=labels).loss.backward()
-        gradients.append([parameter.grad for parameter in trained.parameters()])
-    torch.testing.assert_close(*gradients, rtol=0, atol=0)
-
-
-def test_bfloat16_is_close_to_float32(model, pixel_values, labels):
-    outputs = copy.deepcopy(model).bfloat16()(pixel_values.bfloat16(), labels=labels)
-    expected = model(pixel_values, labels=labels)
-    assert outputs.logits.dtype == torch.bfloat16
-    error = (outputs.logits - expected.logits).norm() / expected.logits.norm()
-    assert error < 0.05
-    assert outputs.loss.item() == pytest.approx(expected.loss.item(), rel=0.02)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_trains_with_finite_gradients(model, pixel_values, labels, dtype):
-    with torch.autocast("cpu", dtype=dtype):
-        outputs = model.train()(pixel_values, labels=labels)
-    outputs.loss.backward()
-    assert (outputs.logits.dtype, outputs.loss.dtype) == (torch.float32, torch.float32)
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_new_model_starts_as_described():
@@ -260,38 +154,3 @@ def test_new_model_starts_as_described():
     gain = math.log(999 * 18) * math.sqrt(18) / 19
     torch.testing.assert_close(layer.mask_norm.weight, torch.full((19,), gain))
     assert not layer.mask_norm.bias.any()
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_trains_with_the_same_gradients_when_compiled_in_one_graph(backend, pixel_values, labels):
-    model = tiny_model(drop_path_rate=0.0).train()
-    reference = copy.deepcopy(model)
-    losses = [
-        torch.compile(model, fullgraph=True, backend=backend)(pixel_values, labels=labels).loss,
-        reference(pixel_values, labels=labels).loss,
-    ]
-    torch.testing.assert_close(*losses)
-    for loss in losses:
-        loss.backward()
-    for (name, parameter), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
-        error = (parameter.grad - expected.grad).abs().max()
-        assert error <= 1e-3 * expected.grad.abs().max() + 1e-6, name
-
-
-@pytest.mark.slow
-def test_predicts_the_same_when_compiled_in_one_graph(model, pixel_values):
-    with torch.no_grad():
-        logits = torch.compile(model, fullgraph=True)(pixel_values).logits
-        torch.testing.assert_close(logits, model(pixel_values).logits, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_exports_with_any_batch_and_image_size(model):
-    dim = torch.export.Dim
-    # A map of one pixel is a case of its own to torch.export; 64 pixels give two by two keys in every stage.
-    sizes = {0: dim("batch"), 2: dim("height", min=64, max=4096), 3: dim("width", min=64, max=4096)}
-    exported = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes={"pixel_values": sizes})
-    for shape in [(1, 3, 64, 64), (3, 3, 65, 79), (2, 3, 101, 130)]:
-        pixel_values = torch.randn(shape)
-        logits = exported.module()(pixel_values).logits
-        torch.testing.assert_close(logits, model(pixel_values).logits, rtol=1e-5, atol=1e-5)
