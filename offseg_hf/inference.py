@@ -4,10 +4,51 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import (
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+)
 
 from offseg_hf.models.image_processing_offseg import read_image
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def auto_model_class(config):
+    """The Auto class of a configuration's model.
+
+    Args:
+        config (`transformers.PreTrainedConfig`): a segmentation model's.
+
+    Returns:
+        `type`: `AutoModelForUniversalSegmentation` for models that classify masks, such as Mask2Former, else
+        `AutoModelForSemanticSegmentation`.
+    """
+    universal = "AutoModelForUniversalSegmentation"
+    if type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING or universal in getattr(config, "auto_map", {}):
+        return AutoModelForUniversalSegmentation
+    return AutoModelForSemanticSegmentation
+
+
+def load_model(model_name_or_path, trust_remote_code=False):
+    """The segmentation model of a folder or Hub id, whether it classifies pixels or masks.
+
+    Args:
+        model_name_or_path (`str` or `Path`): the folder or Hub id.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with the weights.
+
+    Returns:
+        [`transformers.PreTrainedModel`]: in evaluation mode.
+
+    Raises:
+        OSError, ValueError: where there is none, or transformers cannot load it.
+    """
+    config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+    return auto_model_class(config).from_pretrained(
+        model_name_or_path, config=config, trust_remote_code=trust_remote_code
+    )
 
 
 @torch.inference_mode()

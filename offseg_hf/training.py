@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSemanticSegmentation,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -27,7 +26,7 @@ from offseg_hf.data import (
     load_segmentation_dataset,
     stack_examples,
 )
-from offseg_hf.inference import predicted_labels
+from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.image_processing_offseg import read_mask, upsampled_label_map
 from offseg_hf.models.offset_learning import ClassBias
@@ -97,7 +96,8 @@ def create_model(
     """A model to train: of a published architecture, or of given weights, or of that architecture with those weights.
 
     Args:
-        variant (`str`, *optional*): a key of [`~offseg_hf.variants.VARIANTS`]; weights are random unless given.
+        variant (`str`, *optional*): a key of [`~offseg_hf.variants.VARIANTS`]; weights are random unless given, and
+            BatchNorm is then not frozen, whatever the variant does by default.
         model_name_or_path (`str`, *optional*): folder or Hub id of the weights to start from. A classifier for another
             number of classes is initialised anew; everything else that fits is loaded, and the rest reported.
         id2label (`dict[int, str]`): names of the classes to learn.
@@ -118,8 +118,10 @@ def create_model(
     else:
         config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code, **overrides)
     if model_name_or_path is None:
-        return AutoModelForSemanticSegmentation.from_config(config)
-    model, report = AutoModelForSemanticSegmentation.from_pretrained(
+        if getattr(config, "freeze_batch_norm", False) and "freeze_batch_norm" not in overrides:
+            config.freeze_batch_norm = False  # there are no statistics yet that are worth keeping
+        return auto_model_class(config).from_config(config)
+    model, report = auto_model_class(config).from_pretrained(
         model_name_or_path,
         config=config,
         ignore_mismatched_sizes=True,
@@ -127,10 +129,10 @@ def create_model(
         output_loading_info=True,
     )
     anew = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
-    if any(name.startswith("segformer.") for name in anew):
+    if not all(_is_in_head(name) for name in anew):
         raise ValueError(
-            f"`model_name_or_path` must hold the encoder of `variant` {variant}, but that of {model_name_or_path} "
-            "does not fit; choose the variant of the same size."
+            f"`model_name_or_path` must hold the encoder of {variant or config.model_type}, but that of "
+            f"{model_name_or_path} does not fit; choose the variant of the same kind and size."
         )
     return model
 
@@ -252,8 +254,8 @@ def parameter_groups(
 ) -> list[dict]:
     """Groups of the trainable parameters: encoder and head, each with and without weight decay.
 
-    The head is every top-level module whose name contains "head", as in transformers' segmentation models
-    (`decode_head`, `auxiliary_head`).
+    The head is every module whose name contains "head", as in transformers' segmentation models (`decode_head`,
+    `auxiliary_head`), and of Mask2Former all but the backbone.
 
     Args:
         model (`torch.nn.Module`): the model.
@@ -270,7 +272,7 @@ def parameter_groups(
     groups = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = ("head" in name.split(".")[0], parameter in norm_parameters)
+            key = (_is_in_head(name), parameter in norm_parameters)
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -280,6 +282,12 @@ def parameter_groups(
         }
         for (in_head, is_norm), parameters in groups.items()
     ]
+
+
+def _is_in_head(name):
+    """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`."""
+    heads_of_mask2former = ("transformer_module", "class_predictor", "decoder")  # the pixel decoder
+    return any("head" in part or part in heads_of_mask2former for part in name.split(".")[:3])
 
 
 def learning_rate_factor(step: int, num_warmup_steps: int, num_training_steps: int, start_factor: float) -> float:

@@ -38,9 +38,8 @@ def main(argv=None):
     if output.exists() and not args.overwrite:
         parser.error(f"`--output` must not exist, and {output} does: name another file, or pass --overwrite.")
 
-    from transformers import AutoModelForSemanticSegmentation
-
     from offseg_hf import OffSegImageProcessor
+    from offseg_hf.inference import load_model
     from offseg_hf.training import evaluate_model, evaluation_dataset
 
     try:
@@ -48,7 +47,7 @@ def main(argv=None):
         if args.size:
             settings["size"] = {"longest_edge": max(args.size), "shortest_edge": min(args.size)}
         image_processor = OffSegImageProcessor.from_pretrained(args.model, **settings)
-        model = AutoModelForSemanticSegmentation.from_pretrained(args.model)
+        model = load_model(args.model)
         dataset = evaluation_dataset(
             args.dataset,
             args.split,

@@ -25,10 +25,10 @@ def main(argv=None):
     import torch
     from PIL import Image
     from tqdm import tqdm
-    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    from transformers import AutoImageProcessor
 
     import offseg_hf  # noqa: F401  registers OffSeg with the Auto classes
-    from offseg_hf.inference import find_images, predict_label_map, predicted_labels
+    from offseg_hf.inference import find_images, load_model, predict_label_map, predicted_labels
     from offseg_hf.models.image_processing_offseg import read_image
     from offseg_hf.visualization import add_legend, default_palette, overlay
 
@@ -39,7 +39,7 @@ def main(argv=None):
         parser.error(str(error))
     try:
         image_processor = AutoImageProcessor.from_pretrained(args.model)
-        model = AutoModelForSemanticSegmentation.from_pretrained(args.model)
+        model = load_model(args.model)
     except (OSError, ValueError) as error:
         parser.error(f"`--model` must be a folder or Hub id that transformers can load, and for {args.model}: {error}")
     model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))

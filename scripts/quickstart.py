@@ -58,15 +58,15 @@ def run(script, *arguments):
 
 def write_pictures(model_folder, data, target, num_rows=6):
     """A sheet of held-out scenes, each beside its truth and its prediction."""
-    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    from transformers import AutoImageProcessor
 
     from offseg_hf.data import load_segmentation_dataset
     from offseg_hf.data.scenes import SCENE_PALETTE
-    from offseg_hf.inference import predict_label_map
+    from offseg_hf.inference import load_model, predict_label_map
     from offseg_hf.models.image_processing_offseg import read_image, read_mask
     from offseg_hf.visualization import picture_sheet
 
-    model = AutoModelForSemanticSegmentation.from_pretrained(model_folder)
+    model = load_model(model_folder)
     image_processor = AutoImageProcessor.from_pretrained(model_folder)
     rows = []
     for example in load_segmentation_dataset(str(data), "validation", streaming=True).take(num_rows):
