@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForSemanticSegmentation,
+    Mask2FormerImageProcessorPil,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -29,6 +31,7 @@ from offseg_hf.data import (
 from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.image_processing_offseg import read_mask, upsampled_label_map
+from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
 from offseg_hf.models.offset_learning import ClassBias
 from offseg_hf.variants import variant_config
 
@@ -75,6 +78,8 @@ class SegmentationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.label_names is None:
+            self.label_names = ["labels"]  # Mask2Former takes others besides, and would be evaluated without
         if self.remove_unused_columns or not self.batch_eval_metrics:
             raise ValueError(
                 "`remove_unused_columns` must be False and `batch_eval_metrics` True, since images are decoded late "
@@ -341,14 +346,16 @@ def predicted_label_maps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     """Logits → label maps of the labels' resolution, for `Trainer(preprocess_logits_for_metrics=…)`.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels, height', width')`): or a tuple that begins with them.
+        logits (`torch.Tensor` of shape `(batch_size, num_labels, height', width')`): or a tuple that begins with them,
+            or, of models that classify masks, with the logits of the queries' classes and masks.
         labels (`torch.Tensor` of shape `(batch_size, height, width)`): only the size is read.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, height, width)`: class ids.
     """
     if isinstance(logits, (tuple, list)):
-        logits = logits[0]
+        classifies_masks = logits[0].ndim == 3  # (B, Q, K + 1), and then the masks
+        logits = semantic_scores(*logits[:2]) if classifies_masks else logits[0]
     return upsampled_label_map(logits, labels.shape[-2:])
 
 
@@ -389,6 +396,24 @@ def named_results(results: dict, id2label: dict[int, str]) -> dict[str, float]:
     return named
 
 
+def native_image_processor(config, image_processor):
+    """The image processor to save beside a model, which does what the one that it was trained with does.
+
+    Args:
+        config ([`transformers.PreTrainedConfig`]): the model's.
+        image_processor ([`OffSegImageProcessor`]): the one that it is trained with.
+
+    Returns:
+        [`transformers.BaseImageProcessor`]: itself; for models that classify masks Mask2Former's, which makes
+        instances, panoptic and semantic maps of their outputs.
+    """
+    if auto_model_class(config) is AutoModelForSemanticSegmentation:
+        return image_processor
+    names = ("size", "resample", "image_mean", "image_std", "rescale_factor", "do_reduce_labels")
+    settings = {name: getattr(image_processor, name) for name in names}
+    return Mask2FormerImageProcessorPil(**settings, size_divisor=0)  # by default it stretches to multiples of 32
+
+
 class PassCallback(TrainerCallback):
     """Tells a data set the number of the pass; Trainer itself does not after it resumed."""
 
@@ -413,7 +438,8 @@ def create_trainer(
         args ([`SegmentationTrainingArguments`]): the recipe; `max_steps` must be given for a stream.
         train_dataset (`torch.utils.data.Dataset` or `IterableDataset`, *optional*): of `pixel_values` and `labels`.
         eval_dataset (likewise, *optional*): with labels at the resolution at which to measure.
-        image_processor (*optional*): saved beside the model.
+        image_processor ([`OffSegImageProcessor`], *optional*): saved beside the model, see
+            [`native_image_processor`].
 
     Returns:
         [`transformers.Trainer`]
@@ -427,7 +453,7 @@ def create_trainer(
         data_collator=stack_examples,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        processing_class=image_processor,
+        processing_class=image_processor and native_image_processor(model.config, image_processor),
         compute_metrics=BatchMetrics(predicted_labels(model.config), model.config.semantic_loss_ignore_index),
         preprocess_logits_for_metrics=predicted_label_maps,
         optimizers=optimizers,

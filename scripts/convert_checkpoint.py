@@ -1,9 +1,11 @@
-"""Converts a checkpoint of the authors' models (mmsegmentation) into a folder that `from_pretrained` loads.
+"""Converts a checkpoint of another library into a folder that `from_pretrained` loads.
 
     python scripts/convert_checkpoint.py --checkpoint segformer_b0_ade20k.pth --output outputs/offseg-b0-ade20k
-    python scripts/convert_checkpoint.py --checkpoint iter_160000.pth --output outputs/b2 --variant offseg-b2
+    python scripts/convert_checkpoint.py --checkpoint mscan_t.pth --output outputs/mscan-t --variant offseg-segnext-t
 
-Variant and number of classes are those that the file's entries have.
+Read are the authors' models (mmsegmentation) on SegFormer, SegNeXt and EfficientFormerV2, and encoders alone that were
+trained on ImageNet: MSCAN as mmsegmentation publishes it, EfficientFormerV2 as timm does. Which variant it is, and its
+number of classes, are found in the file.
 """
 
 import argparse
@@ -19,9 +21,12 @@ def main(argv=None):
 
     from offseg_hf.conversion import convert_checkpoint
 
-    model = convert_checkpoint(args.checkpoint, args.output, args.variant, overwrite=args.overwrite)
-    num_labels, num_parameters = model.config.num_labels, model.num_parameters()
-    print(f"{args.output}: depths {model.config.depths}, {num_labels} classes, {num_parameters:,} parameters")
+    try:
+        model = convert_checkpoint(args.checkpoint, args.output, args.variant, overwrite=args.overwrite)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    classes = f"{model.config.num_labels} classes, " if hasattr(model, "decode_head") else ""
+    print(f"{args.output}: {type(model).__name__}, {classes}{model.num_parameters():,} parameters")
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def official_entries(variant="offseg-b0", num_classes=150):
 
 
 def empty_entries(variant="offseg-b0", num_classes=150):
-    """An official checkpoint without memory: only names and shapes."""
-    return {name: torch.empty(shape, device="meta") for name, shape in official_shapes(variant, num_classes).items()}
+    """An official checkpoint without memory: names and shapes of zeros."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in official_shapes(variant, num_classes).items()}
 
 
 def official_logits(entries, x):
@@ -244,8 +244,13 @@ def test_reference_of_these_tests_is_the_authors_network(golden):
 
 @pytest.mark.parametrize("variant", ARCHITECTURES)
 def test_variant_is_inferred(variant):
-    widths, depths, parameters = ARCHITECTURES[variant]
-    model = convert_entries(empty_entries(variant), variant)
+    with pytest.raises(ValueError, match=f"`variant` must be that of the checkpoint, which is {variant}, got 'none'"):
+        convert_entries(empty_entries(variant), "none")
+
+
+def test_model_is_of_the_inferred_variant():
+    model = convert_entries(empty_entries("offseg-b1"))
+    widths, depths, parameters = ARCHITECTURES["offseg-b1"]
     assert (tuple(model.config.hidden_sizes), tuple(model.config.depths)) == (widths, depths)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
@@ -314,9 +319,11 @@ def test_convert_entries_raises_when_a_stage_is_deeper_than_any_variants():
         convert_entries(entries)
 
 
-def test_convert_entries_raises_without_offset_learning():
+def test_convert_entries_raises_when_the_head_has_no_offset_learning():
     entries = {name: entry for name, entry in empty_entries().items() if "offset_learning" not in name}
-    with pytest.raises(ValueError, match="`checkpoint` must be of SegFormer with offset learning"):
+    with pytest.raises(
+        ValueError, match="`checkpoint` must be of a model with offset learning or of an encoder alone"
+    ):
         convert_entries(entries)
 
 

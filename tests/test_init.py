@@ -21,6 +21,10 @@ MAY_IMPORT = {
     "visualization": {"models"},
     "training": {"models", "variants", "data", "metrics", "inference", "visualization"},
     "conversion": {"models", "variants", "data", "metrics", "inference", "visualization"},
+    "complexity": {"models", "variants", "inference"},
+    "model_card": set(),
+    "hub": {"models", "variants", "inference", "model_card"},
+    "export": {"models", "inference"},
     "__init__": {"models", "variants"},  # importing the package must not import datasets
 }
 HUB_FILES_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", "PIL"} | set(sys.stdlib_module_names)
@@ -53,6 +57,11 @@ def test_hub_files_import_only_siblings_and_what_every_user_has(file):
     siblings = {f".{other.stem}" for other in file.parent.glob("*.py")}
     for name in imported_modules(file):
         assert name in siblings or name.split(".")[0] in HUB_FILES_MAY_IMPORT, name
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "offseg_hf" / "models").glob("modeling_*.py")), ids=str)
+def test_no_modeling_file_imports_another(file):
+    assert not any(name.startswith(".modeling_") for name in imported_modules(file))
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

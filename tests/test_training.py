@@ -1,11 +1,21 @@
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoImageProcessor, Mask2FormerImageProcessorPil, SegformerConfig
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
+from offseg_hf import (
+    OffSegConfig,
+    OffSegForSemanticSegmentation,
+    OffSegImageProcessor,
+    OffSegMask2FormerConfig,
+    OffSegMask2FormerForUniversalSegmentation,
+    OffsetLearningConfig,
+    OffsetLearningForSemanticSegmentation,
+)
 from offseg_hf.data import TrainTransform
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
 from offseg_hf.metrics import SemanticSegmentationMetric
@@ -63,6 +73,69 @@ def arguments(folder, **values):
     defaults = {"max_steps": 4, "warmup_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
     quiet = {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False}
     return SegmentationTrainingArguments(output_dir=str(folder), **{**defaults, **quiet, **values})
+
+
+# Models that classify masks
+
+
+def tiny_mask2former():
+    torch.manual_seed(0)
+    swin = {"model_type": "swin", "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2], "window_size": 4}
+    widths = ("feature_size", "mask_feature_size", "hidden_dim", "encoder_feedforward_dim", "dim_feedforward")
+    config = OffSegMask2FormerConfig(
+        backbone_config={**swin, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        **dict.fromkeys(widths, 32),
+        num_attention_heads=2,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_queries=8,
+        id2label=ID2LABEL,
+    )
+    return OffSegMask2FormerForUniversalSegmentation(config)
+
+
+def test_mask2former_is_trained_and_measured_and_saved_with_its_native_processor(scenes, image_processor, tmp_path):
+    model = tiny_mask2former()
+    start = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    eval_data = evaluation_dataset(
+        str(scenes), "validation", image_processor=image_processor, num_labels=len(ID2LABEL)
+    )
+    data = train_data(scenes, image_processor)
+    run = create_trainer(model, arguments(tmp_path, max_steps=2), data, eval_data, image_processor)
+    run.train()
+    metrics = run.evaluate()
+    run.save_model()
+    assert any(not torch.equal(parameter, start[name]) for name, parameter in model.named_parameters())
+    assert 0 <= metrics["eval_mean_iou"] <= 1 and math.isfinite(metrics["eval_loss"])
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert isinstance(processor, Mask2FormerImageProcessorPil)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    native, ours = (p(images=pixels, return_tensors="pt")["pixel_values"] for p in (processor, image_processor))
+    torch.testing.assert_close(native, ours, rtol=0, atol=1e-5)
+
+
+def test_head_of_mask2former_is_all_but_its_backbone():
+    model = tiny_mask2former()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in parameter_groups(model, 1e-4, 0.05, 10):
+        for name in (names[parameter] for parameter in group["params"]):
+            in_backbone = name.startswith("model.pixel_level_module.encoder.")
+            assert group["lr"] == pytest.approx(1e-4 if in_backbone else 1e-3), name
+
+
+def test_head_is_found_in_a_wrapped_model():
+    model = OffsetLearningForSemanticSegmentation(
+        OffsetLearningConfig(base_config=SegformerConfig(**TINY, decoder_hidden_size=16, num_labels=4))
+    )
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in parameter_groups(model, 1e-4, 0.05, 10):
+        for name in (names[parameter] for parameter in group["params"]):
+            assert group["lr"] == pytest.approx(1e-3 if name.startswith("model.decode_head.") else 1e-4), name
+
+
+def test_batch_norm_is_not_frozen_when_weights_are_random():
+    assert create_model("offseg-t", None, ID2LABEL).config.freeze_batch_norm is False
+    assert create_model("offseg-t", None, ID2LABEL, freeze_batch_norm=True).config.freeze_batch_norm is True
 
 
 # The optimiser and its schedule

@@ -9,6 +9,9 @@ attention* `A = E Wᵀ`:
     feature offset   ΔE = softmax over classes (A) W P_featᵀ     the pixels shift towards the classes
     logits              = normalise( (E + ΔE) (W + ΔW)ᵀ )
 
+Where masks are classified instead of pixels, mask embeddings `Q`, which every image has of its own, take the place of
+`W`, and the aligned pair `Q + ΔQ`, `E + ΔE` is multiplied without a normalisation.
+
 Only torch is needed here.
 """
 
@@ -113,13 +116,7 @@ class OffsetLearning(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch_size, num_classes, height, width)`: the logits, in the parameters' dtype.
         """
-        if features.dtype == torch.float16 or _autocasts_to_float16(features.device.type):
-            # Products of 256 channels leave float16's range (65,504); bfloat16 has float32's range.
-            with torch.autocast(features.device.type, enabled=False):
-                logits = self._classify(features.float())
-        else:
-            logits = self._classify(features)
-        return logits.to(self.cls_repr.dtype)
+        return _outside_float16(self._classify, features).to(self.cls_repr.dtype)
 
     def coupled_attention(self, features: torch.Tensor) -> torch.Tensor:
         """The attention from which both offsets are read, before its softmaxes: what a 1×1 classifier would answer.
@@ -136,22 +133,94 @@ class OffsetLearning(nn.Module):
     def _classify(self, features):
         height, width = features.shape[2:]
         features = features.flatten(2)  # (B, C, H*W)
-        classes = self.cls_repr.to(features.dtype)  # (1, K, C)
-        cls_offset_weight = self.cls_offset_proj.weight.to(features.dtype)  # (C, C)
-        feat_offset_weight = self.feat_offset_proj.weight.to(features.dtype)  # (C, C)
-
-        attention = _at_least_float32(classes @ features)  # (B, K, H*W)
-        over_pixels = attention.softmax(dim=2).to(features.dtype)
-        over_classes = attention.softmax(dim=1).to(features.dtype)
-        shifted = classes + over_pixels @ features.transpose(1, 2) @ cls_offset_weight.T  # W + ΔW, (B, K, C)
-        # ΔE mixes K rows that are the same for every pixel, so (E + ΔE)(W + ΔW)ᵀ need not be computed as written.
-        rows = classes @ feat_offset_weight.T  # (1, K, C)
-        num_classes, channels = classes.shape[1:]
-        if num_classes > channels:  # 4KC multiply-adds per pixel
-            logits = shifted @ (features + rows.transpose(1, 2) @ over_classes)
-        else:  # 3KC + K² multiply-adds per pixel
-            logits = shifted @ features + (shifted @ rows.transpose(1, 2)) @ over_classes
+        logits = _aligned_product(features, *_offsets(self, self.cls_repr, features))
         return self.mask_norm(logits).unflatten(2, (height, width))
+
+
+class MaskOffsetLearning(nn.Module):
+    """Mask embeddings and features → the same, aligned by both offsets (paper, section 3.2, for mask classification).
+
+    Args:
+        channels (`int`): channels C of the mask embeddings and of the features.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.cls_offset_proj = nn.Linear(channels, channels, bias=False)
+        self.feat_offset_proj = nn.Linear(channels, channels, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for weight in (self.cls_offset_proj.weight, self.feat_offset_proj.weight):
+            nn.init.trunc_normal_(weight, std=0.02)
+
+    def forward(self, embeddings: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moves mask embeddings and features towards each other.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(batch_size, num_queries, channels)`): the mask embeddings Q.
+            features (`torch.Tensor` of shape `(batch_size, channels, height, width)`): the pixel embeddings E.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Q + ΔQ and E + ΔE, in the arguments' shapes and the parameters' dtype.
+        """
+        dtype = self.cls_offset_proj.weight.dtype
+        embeddings, features = _outside_float16(self._align, embeddings, features)
+        return embeddings.to(dtype), features.to(dtype)
+
+    def masks(self, embeddings: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """The product of what `forward` returns, but without making E + ΔE where that is the cheaper way.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(batch_size, num_queries, channels)`): the mask embeddings Q.
+            features (`torch.Tensor` of shape `(batch_size, channels, height, width)`): the pixel embeddings E.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_queries, height, width)`: the mask logits (Q + ΔQ) (E + ΔE)ᵀ, in
+            the parameters' dtype.
+        """
+        return _outside_float16(self._multiply, embeddings, features).to(self.cls_offset_proj.weight.dtype)
+
+    def _align(self, embeddings, features):
+        flat = features.flatten(2)  # (B, C, H*W)
+        shifted, rows, over_queries = _offsets(self, embeddings, flat)
+        return shifted, (flat + rows.transpose(1, 2) @ over_queries).unflatten(2, features.shape[2:])
+
+    def _multiply(self, embeddings, features):
+        flat = features.flatten(2)  # (B, C, H*W)
+        return _aligned_product(flat, *_offsets(self, embeddings, flat)).unflatten(2, features.shape[2:])
+
+
+def _offsets(layer, classes, features):
+    """W + ΔW (B, K, C), and ΔE in two factors: the rows that it mixes (B or 1, K, C) and their shares (B, K, N)."""
+    classes = classes.to(features.dtype)  # (B or 1, K, C)
+    cls_offset_weight = layer.cls_offset_proj.weight.to(features.dtype)  # (C, C)
+    feat_offset_weight = layer.feat_offset_proj.weight.to(features.dtype)  # (C, C)
+
+    attention = _at_least_float32(classes @ features)  # (B, K, N)
+    over_pixels = attention.softmax(dim=2).to(features.dtype)
+    over_classes = attention.softmax(dim=1).to(features.dtype)
+    shifted = classes + over_pixels @ features.transpose(1, 2) @ cls_offset_weight.T
+    return shifted, classes @ feat_offset_weight.T, over_classes
+
+
+def _aligned_product(features, shifted, rows, over_classes):
+    """(W + ΔW)(E + ΔE)ᵀ (B, K, N), the features (B, C, N) left as they are where that is cheaper."""
+    # ΔE mixes K rows that are the same for every pixel, so the product need not be computed as written.
+    num_classes, channels = shifted.shape[1:]
+    if num_classes > channels:  # 4KC multiply-adds per pixel, the attention's included
+        return shifted @ (features + rows.transpose(1, 2) @ over_classes)
+    return shifted @ features + (shifted @ rows.transpose(1, 2)) @ over_classes  # 3KC + K² multiply-adds per pixel
+
+
+def _outside_float16(function, *tensors):
+    """`function` of `tensors`, in float32 where it would have been computed in float16."""
+    device_type = tensors[0].device.type
+    if tensors[0].dtype == torch.float16 or _autocasts_to_float16(device_type):
+        # Products of 256 channels leave float16's range (65,504); bfloat16 has float32's range.
+        with torch.autocast(device_type, enabled=False):
+            return function(*(tensor.float() for tensor in tensors))
+    return function(*tensors)
 
 
 def _at_least_float32(tensor):

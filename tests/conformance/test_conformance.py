@@ -6,6 +6,7 @@ from unittest import skip
 import pytest
 import torch
 from transformers import MODEL_MAPPING, SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers_common_tests.test_backbone_common import BackboneTesterMixin
 from transformers_common_tests.test_configuration_common import ConfigTester
 from transformers_common_tests.test_image_processing_common import (
     ImageProcessingTester,
@@ -14,7 +15,13 @@ from transformers_common_tests.test_image_processing_common import (
 )
 from transformers_common_tests.test_modeling_common import ModelTesterMixin
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
+from offseg_hf import (
+    MscanBackbone,
+    OffSegConfig,
+    OffSegForSemanticSegmentation,
+    OffSegSegNextConfig,
+    OffSegSegNextForSemanticSegmentation,
+)
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 
 pytestmark = pytest.mark.conformance
@@ -35,11 +42,12 @@ class ModelTester:
     num_hidden_layers = 4
     num_attention_heads, seq_length, key_length = 1, 16 * 16, 2 * 2
 
-    def __init__(self, config_class):
+    def __init__(self, config_class, architecture=ARCHITECTURE):
         self.config_class = config_class
+        self.architecture = architecture
 
     def get_config(self):
-        return self.config_class(**ARCHITECTURE, num_labels=4)
+        return self.config_class(**self.architecture, num_labels=4)
 
     def prepare_config_and_inputs_for_common(self):
         return self.get_config(), {"pixel_values": torch.rand(self.batch_size, 3, 64, 64)}
@@ -80,6 +88,62 @@ class OffSegTest(SegformerTest):
     @classmethod
     def setUpClass(cls):
         MODEL_MAPPING.register(OffSegConfig, SegformerModel, exist_ok=True)  # without it, a test is left out
+
+
+SEGNEXT = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [8, 8, 16, 16],
+    "mlp_ratios": [2, 2, 2, 2],
+    "decoder_hidden_size": 16,
+    "num_groups": 4,
+    "nmf_rank": 4,
+}
+
+
+class OffSegSegNextTest(ModelTesterMixin, unittest.TestCase):
+    """A model without attention; a native class to compare it with does not exist."""
+
+    all_model_classes = (OffSegSegNextForSemanticSegmentation,)
+    architecture = SEGNEXT
+    has_attentions = False
+    test_resize_embeddings = False
+    hidden_state_shapes = [(13, 8, 16, 16), (13, 8, 8, 8), (13, 16, 4, 4), (13, 16, 2, 2)]
+
+    @property
+    def config_class(self):
+        return self.all_model_classes[0].config_class
+
+    def setUp(self):
+        self.model_tester = ModelTester(self.config_class, self.architecture)
+
+    def test_config(self):
+        tester = ConfigTester(
+            self, self.config_class, has_text_modality=False, common_properties=[], **self.architecture
+        )
+        tester.run_common_tests()
+
+    def test_hidden_states_output(self):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = self.all_model_classes[0](config).eval()
+        shapes = [tuple(state.shape) for state in model(**inputs, output_hidden_states=True).hidden_states]
+        self.assertEqual(shapes, self.hidden_state_shapes)
+
+    @skip("images have no table of embeddings")
+    def test_model_get_set_embeddings(self):
+        pass
+
+    @skip("the encoder has four stages, each a layer")
+    def test_num_layers_is_small(self):
+        pass
+
+
+class MscanBackboneTest(BackboneTesterMixin, unittest.TestCase):
+    all_model_classes = (MscanBackbone,)
+    config_class = OffSegSegNextConfig
+    has_attentions = False
+
+    def setUp(self):
+        self.model_tester = ModelTester(self.config_class, SEGNEXT)
 
 
 class OffSegImageProcessorTester(ImageProcessingTester):

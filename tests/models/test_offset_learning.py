@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from offseg_hf import OffsetLearning
-from offseg_hf.models.offset_learning import fitted_gain
+from offseg_hf.models.offset_learning import MaskOffsetLearning, fitted_gain
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 rule = types.SimpleNamespace(**runpy.run_path(str(GOLDEN / "rule.py")))
@@ -33,15 +33,20 @@ def ruled_features(*shape):
     return torch.from_numpy(rule.draw("x.19", shape))
 
 
+def literal_pair(layer, w, e):
+    """W + ΔW (K, C) and E + ΔE (N, C) of one image, as the paper writes them."""
+    a = e @ w.T  # (N, K)
+    w_offset = a.softmax(0).T @ e @ layer.cls_offset_proj.weight.T
+    e_offset = a.softmax(1) @ w @ layer.feat_offset_proj.weight.T
+    return w + w_offset, e + e_offset
+
+
 def literal_products(layer, features):
     """(E + ΔE)(W + ΔW)ᵀ as the paper writes it, image by image: (B, C, H, W) -> (B, H*W, K)."""
-    w = layer.cls_repr[0]  # (K, C)
     products = []
     for e in features.flatten(2).mT:  # (H*W, C)
-        a = e @ w.T
-        w_offset = a.softmax(0).T @ e @ layer.cls_offset_proj.weight.T
-        e_offset = a.softmax(1) @ w @ layer.feat_offset_proj.weight.T
-        products.append((e + e_offset) @ (w + w_offset).T)
+        w, e = literal_pair(layer, layer.cls_repr[0], e)
+        products.append(e @ w.T)
     return torch.stack(products)
 
 
@@ -204,3 +209,97 @@ def test_logits_have_the_dtype_of_the_parameters(dtype):
     logits = layer.to(dtype)(features.to(dtype))
     assert logits.dtype == dtype
     assert logits.isfinite().all()
+
+
+def ruled_mask_layer(channels):
+    """The layer of the mask form, with weights by rule."""
+    layer = MaskOffsetLearning(channels)
+    prefix = "offset_learning_mask.7."
+    shapes = {prefix + name: tensor.shape for name, tensor in layer.state_dict().items()}
+    layer.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in rule.state_dict(shapes).items()})
+    return layer
+
+
+def ruled_pair(num_queries=7, channels=32):
+    """Mask embeddings and features by rule; those of the golden numbers by default."""
+    embeddings = 0.2 * torch.from_numpy(rule.draw("q.7", (2, num_queries, channels)))
+    return embeddings, torch.from_numpy(rule.draw("f.7", (2, channels, 5, 6)))
+
+
+def test_mask_offset_learning_aligns_as_the_authors_do(golden):
+    embeddings, features = ruled_mask_layer(32)(*ruled_pair())
+    torch.testing.assert_close(embeddings, golden["olm.7.embed"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, golden["olm.7.features"], rtol=0, atol=1e-5)
+
+
+def test_masks_are_the_authors_products(golden):
+    masks = ruled_mask_layer(32).masks(*ruled_pair())
+    torch.testing.assert_close(masks, golden["olm.7.masks"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_queries", "channels"), SIZES)
+def test_masks_are_the_product_of_the_literal_pair(num_queries, channels):
+    layer, (embeddings, features) = ruled_mask_layer(channels).double(), ruled_pair(num_queries, channels)
+    embeddings, features = embeddings.double(), features.double()
+    aligned_embeddings, aligned_features = layer(embeddings, features)
+    masks = layer.masks(embeddings, features)
+    for image in range(2):
+        q, e = literal_pair(layer, embeddings[image], features[image].flatten(1).T)
+        torch.testing.assert_close(aligned_embeddings[image], q)
+        torch.testing.assert_close(aligned_features[image].flatten(1).T, e)
+        torch.testing.assert_close(masks[image].flatten(1), q @ e.T)
+
+
+@pytest.mark.parametrize(("num_queries", "channels"), SIZES)
+def test_masks_take_the_cheaper_association(num_queries, channels):
+    layer = MaskOffsetLearning(channels)
+
+    def num_flops(num_pixels):
+        with FlopCounterMode(display=False) as counter:
+            layer.masks(torch.zeros(1, num_queries, channels), torch.zeros(1, channels, 1, num_pixels))
+        return counter.get_total_flops()
+
+    q, c = num_queries, channels
+    multiply_adds_per_pixel = (num_flops(20) - num_flops(10)) / 10 / 2
+    assert multiply_adds_per_pixel == min(3 * q * c + q * q, 4 * q * c)
+
+
+def test_mask_offset_learning_starts_as_published():
+    torch.manual_seed(0)
+    for weight in MaskOffsetLearning(64).parameters():
+        assert weight.shape == (64, 64)
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_mask_offset_learning_changes_nothing_when_its_maps_are_zero():
+    layer, (embeddings, features) = MaskOffsetLearning(32), ruled_pair()
+    for weight in layer.parameters():
+        torch.nn.init.zeros_(weight)
+    aligned_embeddings, aligned_features = layer(embeddings, features)
+    assert torch.equal(aligned_embeddings, embeddings) and torch.equal(aligned_features, features)
+    assert torch.equal(layer.masks(embeddings, features), torch.einsum("bqc,bchw->bqhw", embeddings, features))
+
+
+def test_masks_are_finite_and_exact_when_float16_features_reach_1000():
+    layer, (embeddings, features) = ruled_mask_layer(256), ruled_pair(100, 256)
+    features = (features * 1000 / features.abs().max()).half()
+    with torch.autocast("cpu", dtype=torch.float16):
+        masks = layer.masks(embeddings.half().requires_grad_(), features.requires_grad_())
+        masks.mean().backward()
+    assert masks.isfinite().all() and masks.abs().max() > 65504
+    assert features.grad.isfinite().all()
+    assert all(weight.grad.isfinite().all() for weight in layer.parameters())
+    assert torch.equal(masks, layer.masks(embeddings.half().float(), features.detach().float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_aligned_pair_and_masks_have_the_dtype_of_the_parameters(dtype):
+    layer, (embeddings, features) = ruled_mask_layer(32), ruled_pair()
+    for parameters_dtype in (torch.float32, dtype):
+        layer = layer.to(parameters_dtype)
+        outputs = (
+            *layer(embeddings.to(dtype), features.to(dtype)),
+            layer.masks(embeddings.to(dtype), features.to(dtype)),
+        )
+        assert [output.dtype for output in outputs] == [parameters_dtype] * 3
+        assert all(output.isfinite().all() for output in outputs)

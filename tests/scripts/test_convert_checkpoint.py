@@ -37,16 +37,24 @@ def test_convert_checkpoint_writes_a_model_with_the_authors_logits(checkpoint, t
     assert "150 classes, 3,884,940 parameters" in capsys.readouterr().out
 
 
-def test_convert_checkpoint_raises_when_the_variant_contradicts_the_file(checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="`variant` must be that of the checkpoint, which is offseg-b0"):
+def test_convert_checkpoint_stops_when_the_variant_contradicts_the_file(checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit):
         main(["--checkpoint", checkpoint, "--output", str(tmp_path / "model"), "--variant", "offseg-b1"])
+    assert "`variant` must be that of the checkpoint, which is offseg-b0" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
 
-def test_convert_checkpoint_overwrites_only_when_told(checkpoint, tmp_path):
+def test_convert_checkpoint_stops_when_there_is_no_file(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", str(tmp_path / "absent.pth"), "--output", str(tmp_path / "model")])
+    assert "`checkpoint` must be a file, but there is none at" in capsys.readouterr().err
+
+
+def test_convert_checkpoint_overwrites_only_when_told(checkpoint, tmp_path, capsys):
     (tmp_path / "config.json").write_text("mine")
-    with pytest.raises(FileExistsError, match="`output` must be a new or empty folder"):
+    with pytest.raises(SystemExit):
         main(["--checkpoint", checkpoint, "--output", str(tmp_path)])
+    assert "`output` must be a new or empty folder" in capsys.readouterr().err
     assert (tmp_path / "config.json").read_text() == "mine"
     main(["--checkpoint", checkpoint, "--output", str(tmp_path), "--overwrite"])
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "offseg"

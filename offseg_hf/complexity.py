@@ -1,0 +1,54 @@
+"""How large a model is and how much it computes, found out without the memory and the work."""
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+    PreTrainedConfig,
+)
+
+
+def count_parameters(config: PreTrainedConfig) -> int:
+    """Counts the parameters of a segmentation model.
+
+    Args:
+        config ([`transformers.PreTrainedConfig`]): the model, such as `variant_config("offseg-b0", num_labels=150)`.
+
+    Returns:
+        `int`
+    """
+    return _empty_model(config).num_parameters()
+
+
+def count_multiply_adds(config: PreTrainedConfig, height: int, width: int) -> int:
+    """Counts the multiply-adds of a segmentation model's forward pass for one image.
+
+    Counted are convolutions and matrix products, those of attention included, by torch's own
+    [`~torch.utils.flop_counter.FlopCounterMode`], whose two operations for each multiply-add are one here, as in the
+    literature, where it is called a FLOP. Element-wise work is not counted: normalisation, activation, softmax,
+    resizing, sampling, and weighted sums that are not matrix products.
+
+    Args:
+        config ([`transformers.PreTrainedConfig`]): the model, such as `variant_config("offseg-b0", num_labels=150)`.
+        height (`int`): of the image, in pixels.
+        width (`int`): of the image, in pixels.
+
+    Returns:
+        `int`
+    """
+    model = _empty_model(config)
+    # Tensors without values that say to be on the CPU: not every model runs on the meta device.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.to_empty(device="cpu")
+        model(torch.empty(1, 3, height, width))
+    return counter.get_total_flops() // 2
+
+
+def _empty_model(config):
+    is_universal = type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
+    auto_class = AutoModelForUniversalSegmentation if is_universal else AutoModelForSemanticSegmentation
+    with torch.device("meta"):  # shapes only
+        return auto_class.from_config(config, attn_implementation="eager").eval()  # fused attention is not counted
