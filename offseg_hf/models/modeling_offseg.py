@@ -77,7 +77,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     base_model_prefix = "offseg"
     # The loss is a mean over the batch; it must be divided by the number of accumulation steps like any other.
     accepts_loss_kwargs = False
-    _no_split_modules = ["SegformerStage", "OffsetLearning"]
+    _no_split_modules = ["SegformerStage", "OffSegFusion", "OffsetLearning"]
     # The heads of SegFormer checkpoints (ImageNet classifier, all-MLP decoder), which OffSeg replaces.
     _keys_to_ignore_on_load_unexpected = [
         r"^classifier\.",
