@@ -3,12 +3,9 @@
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
-    AutoModelForSemanticSegmentation,
-    AutoModelForUniversalSegmentation,
-    PreTrainedConfig,
-)
+from transformers import PreTrainedConfig
+
+from offseg_hf.inference import auto_model_class
 
 
 def count_parameters(config: PreTrainedConfig) -> int:
@@ -48,7 +45,6 @@ def count_multiply_adds(config: PreTrainedConfig, height: int, width: int) -> in
 
 
 def _empty_model(config):
-    is_universal = type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
-    auto_class = AutoModelForUniversalSegmentation if is_universal else AutoModelForSemanticSegmentation
     with torch.device("meta"):  # shapes only
-        return auto_class.from_config(config, attn_implementation="eager").eval()  # fused attention is not counted
+        # eager: fused attention would not be counted
+        return auto_model_class(config).from_config(config, attn_implementation="eager").eval()

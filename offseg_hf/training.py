@@ -32,6 +32,7 @@ from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.image_processing_offseg import read_mask, upsampled_label_map
 from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
+from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
 from offseg_hf.models.offset_learning import ClassBias
 from offseg_hf.variants import variant_config
 
@@ -96,6 +97,7 @@ def create_model(
     model_name_or_path: str | None,
     id2label: dict[int, str],
     trust_remote_code: bool = False,
+    add_offset_learning: bool = False,
     **overrides,
 ) -> PreTrainedModel:
     """A model to train: of a published architecture, or of given weights, or of that architecture with those weights.
@@ -107,6 +109,9 @@ def create_model(
             number of classes is initialised anew; everything else that fits is loaded, and the rest reported.
         id2label (`dict[int, str]`): names of the classes to learn.
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with the weights.
+        add_offset_learning (`bool`, *optional*, defaults to `False`): whether to replace the classifier of the given
+            weights' model, any of transformers', by offset learning, see
+            [`OffsetLearningForSemanticSegmentation.from_base`].
         **overrides: further fields of the configuration.
 
     Returns:
@@ -118,6 +123,15 @@ def create_model(
     if variant is None and model_name_or_path is None:
         raise ValueError("`variant` or `model_name_or_path` must be given; pass `--variant offseg-b0`.")
     overrides |= {"id2label": id2label, "label2id": {label: label_id for label_id, label in id2label.items()}}
+    if add_offset_learning:
+        if variant is not None:
+            raise ValueError(
+                "`add_offset_learning` must be left out for a `variant`, which has offset learning or is to go without, "
+                f"got {variant}; give the model to add it to as `--model_name_or_path` alone."
+            )
+        return OffsetLearningForSemanticSegmentation.from_base(
+            model_name_or_path, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **overrides
+        )
     if variant is not None:
         config = variant_config(variant, **overrides)
     else:

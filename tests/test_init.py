@@ -21,9 +21,9 @@ MAY_IMPORT = {
     "visualization": {"models"},
     "training": {"models", "variants", "data", "metrics", "inference", "visualization"},
     "conversion": {"models", "variants", "data", "metrics", "inference", "visualization"},
-    "complexity": {"models", "variants", "inference"},
-    "model_card": set(),
-    "hub": {"models", "variants", "inference", "model_card"},
+    "complexity": {"inference"},
+    "model_card": {"models", "variants", "inference"},
+    "hub": {"models", "variants", "data", "inference", "model_card"},
     "export": {"models", "inference"},
     "__init__": {"models", "variants"},  # importing the package must not import datasets
 }

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, Mask2FormerImageProcessorPil, SegformerConfig
+from transformers import (
+    AutoImageProcessor,
+    Mask2FormerImageProcessorPil,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+)
 
 from offseg_hf import (
     OffSegConfig,
@@ -131,6 +136,18 @@ def test_head_is_found_in_a_wrapped_model():
     for group in parameter_groups(model, 1e-4, 0.05, 10):
         for name in (names[parameter] for parameter in group["params"]):
             assert group["lr"] == pytest.approx(1e-3 if name.startswith("model.decode_head.") else 1e-4), name
+
+
+def test_offset_learning_is_added_to_any_model(tmp_path):
+    torch.manual_seed(0)
+    base = SegformerForSemanticSegmentation(SegformerConfig(**TINY, decoder_hidden_size=16, id2label=ID2LABEL)).eval()
+    base.save_pretrained(tmp_path)
+    model = create_model(None, str(tmp_path), ID2LABEL, add_offset_learning=True).eval()
+    assert isinstance(model, OffsetLearningForSemanticSegmentation) and model.config.id2label == ID2LABEL
+    pixel_values = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(pixel_values).logits, base(pixel_values).logits)
+    with pytest.raises(ValueError, match="`add_offset_learning` must be left out for a `variant`"):
+        create_model("segformer-b0", str(tmp_path), ID2LABEL, add_offset_learning=True)
 
 
 def test_batch_norm_is_not_frozen_when_weights_are_random():
