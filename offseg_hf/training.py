@@ -126,7 +126,7 @@ def create_model(
     if add_offset_learning:
         if variant is not None:
             raise ValueError(
-                "`add_offset_learning` must be left out for a `variant`, which has offset learning or is to go without, "
+                "`add_offset_learning` must be left out for a `variant`, which has it or is to go without, "
                 f"got {variant}; give the model to add it to as `--model_name_or_path` alone."
             )
         return OffsetLearningForSemanticSegmentation.from_base(
