@@ -100,7 +100,8 @@ class OffSegEfficientFormerForSemanticSegmentation(EfficientFormerV2PreTrainedMo
             ValueError: where `labels` are not class ids.
         """
         height, width = pixel_values.shape[2:]
-        pixel_values = F.pad(pixel_values, (0, -width % 32, 0, -height % 32))
+        # Written as multiples, so that torch.export sees that every stage halves the size.
+        pixel_values = F.pad(pixel_values, (0, (width + 31) // 32 * 32 - width, 0, (height + 31) // 32 * 32 - height))
         outputs = self.backbone(pixel_values, return_dict=True, **kwargs)
         hidden_states = outputs.hidden_states[1:]  # without the stem's
         logits, features = self.decode_head(hidden_states)

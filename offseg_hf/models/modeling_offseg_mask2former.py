@@ -52,7 +52,7 @@ class OffSegMask2FormerMaskPredictor(Mask2FormerMaskPredictor):
 
 
 class OffSegMask2FormerForUniversalSegmentation(Mask2FormerForUniversalSegmentation):
-    """Mask2Former whose masks are products of mask and pixel embeddings that offset learning has aligned (section 4).
+    """Mask2Former whose masks are products of mask and pixel embeddings that offset learning has aligned.
 
     One [`MaskOffsetLearning`] serves all decoder layers, so that attention masks and auxiliary outputs see the aligned
     masks too. Every other part is the native one, and `from_pretrained` loads the files of a plain

@@ -138,7 +138,7 @@ class OffsetLearning(nn.Module):
 
 
 class MaskOffsetLearning(nn.Module):
-    """Mask embeddings and features → the same, aligned by both offsets (paper, section 3.2, for mask classification).
+    """Mask embeddings and features → the same, aligned by both offsets: the form for mask classification.
 
     Args:
         channels (`int`): channels C of the mask embeddings and of the features.

@@ -84,7 +84,7 @@ def test_names_follow_the_number_of_classes_that_a_file_is_loaded_with(config_cl
         ),
         (
             {"num_labels": 300},
-            "`ignore_value` must not be one of the 300 class ids, got 255; pass `ignore_value=-1`",
+            "`semantic_loss_ignore_index` must not be one of the 300 class ids, got 255; pass -1",
         ),
     ],
 )

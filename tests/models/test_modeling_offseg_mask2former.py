@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from segmentation_model_tests import Interruption, assert_equal_tensors, coloured_examples, randomised
 from torch.nn import functional as F
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageSegmentation,
     AutoModelForUniversalSegmentation,
@@ -27,21 +26,9 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES
 
-from offseg_hf.models.configuration_offseg_mask2former import OffSegMask2FormerConfig
-from offseg_hf.models.modeling_offseg_mask2former import OffSegMask2FormerForUniversalSegmentation, semantic_scores
-from offseg_hf.models.offset_learning import MaskOffsetLearning
-
-AutoConfig.register(OffSegMask2FormerConfig.model_type, OffSegMask2FormerConfig, exist_ok=True)
-for auto_class in (AutoModelForUniversalSegmentation, AutoModelForImageSegmentation):
-    auto_class.register(OffSegMask2FormerConfig, OffSegMask2FormerForUniversalSegmentation, exist_ok=True)
-AutoImageProcessor.register(
-    OffSegMask2FormerConfig, image_processor_classes={"pil": Mask2FormerImageProcessorPil}, exist_ok=True
-)
-MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES[OffSegMask2FormerConfig.model_type] = (
-    OffSegMask2FormerForUniversalSegmentation.__name__
-)
+from offseg_hf import MaskOffsetLearning, OffSegMask2FormerConfig, OffSegMask2FormerForUniversalSegmentation
+from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
 
 SWIN = {
     "model_type": "swin",
@@ -576,6 +563,7 @@ def test_files_run_without_the_package_when_loaded_as_remote_code(model, tmp_pat
     model.save_pretrained(tmp_path / "repository")
     assert {file.name for file in (tmp_path / "repository").glob("*.py")} == {
         "checkpoint_entries.py",
+        "configuration_fields.py",
         "configuration_offseg_mask2former.py",
         "modeling_offseg_mask2former.py",
         "offset_learning.py",
