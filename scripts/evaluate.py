@@ -8,8 +8,6 @@ folder.
 """
 
 import argparse
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -39,6 +37,7 @@ def main(argv=None):
         parser.error(f"`--output` must not exist, and {output} does: name another file, or pass --overwrite.")
 
     from offseg_hf import OffSegImageProcessor
+    from offseg_hf.hub import dataset_id, weights_digest, write_record
     from offseg_hf.inference import load_model
     from offseg_hf.training import evaluate_model, evaluation_dataset
 
@@ -61,11 +60,15 @@ def main(argv=None):
         parser.error(str(error))
     results = evaluate_model(model, image_processor, dataset, args.batch_size)
 
-    report = {"model": args.model, "dataset": args.dataset, "split": args.split, **results}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".unfinished-{output.name}")
-    unfinished.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, output)
+    report = {
+        "model": args.model,
+        "weights": weights_digest(args.model),
+        "dataset": args.dataset,
+        "dataset_id": dataset_id(args.dataset),
+        "split": args.split,
+        **results,
+    }
+    write_record(output, report)
     for name, value in results.items():
         print(f"{name:32}{value:8.4f}")
     print(f"written to {output}")

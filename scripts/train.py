@@ -32,6 +32,13 @@ class ModelArguments:
         None, "layer_norm, fitted_layer_norm or class_bias; by default what fits."
     )
     attention_loss_weight: float | None = _option(None, "Weight of a second loss on the coupled attention.")
+    freeze_batch_norm: bool | None = _option(
+        None, "Whether OffSeg-T, B, L keep the encoder's BatchNorm as it is; by default only where weights are given."
+    )
+    add_offset_learning: bool = _option(
+        False,
+        "Whether to replace the classifier of --model_name_or_path, any of transformers' models, by offset learning.",
+    )
     trust_remote_code: bool = _option(False, "Whether to run model code that comes with the weights.")
 
 
@@ -62,24 +69,45 @@ class DataArguments:
 def main(argv=None):
     from transformers import HfArgumentParser, set_seed
 
+    from offseg_hf.hub import check_repository, push_to_hub, write_training_record
     from offseg_hf.training import SegmentationTrainingArguments, check_output_dir
 
     parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments))
     model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     if (model_args.labels is None) == (model_args.num_labels is None):
         parser.error("give the classes either as --labels sky,road,car (or a file) or as --num_labels 3")
+    publish, args.push_to_hub = args.push_to_hub, False  # Trainer's own way leaves out code and card
+    if publish and args.hub_model_id is None:
+        parser.error("--push_to_hub needs --hub_model_id NAMESPACE/NAME")
+    if publish and (args.hub_revision or args.hub_always_push or args.hub_strategy != "every_save"):
+        parser.error("--push_to_hub publishes at the end: leave out --hub_strategy, --hub_always_push, --hub_revision")
     try:
         checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, data_args.overwrite)
+        if publish:
+            check_repository(args.hub_model_id, bool(args.hub_private_repo), args.hub_token)
         set_seed(args.seed)
         trainer = prepare(model_args, data_args, args)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
+    metrics = {}
     if trainer.eval_dataset is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    if not trainer.is_world_process_zero():
+        return
+    write_training_record(
+        args.output_dir, args, trainer.state.global_step, metrics, vars(data_args), model_args.variant,
+        model_args.model_name_or_path,
+    )  # fmt: skip
+    if publish:
+        try:
+            url, _ = push_to_hub(args.output_dir, args.hub_model_id, bool(args.hub_private_repo), args.hub_token)
+        except (OSError, ValueError) as error:
+            parser.error(f"trained, and saved in {args.output_dir}, but not published: {error}")
+        print(f"published: {url}")
 
 
 def prepare(model_args, data_args, args):
@@ -129,10 +157,15 @@ def prepare(model_args, data_args, args):
     if data_args.eval_split != "none":
         eval_dataset = evaluation_dataset(split=data_args.eval_split, **source)
 
-    fields = ("logit_normalization", "attention_loss_weight")
+    fields = ("logit_normalization", "attention_loss_weight", "freeze_batch_norm")
     overrides = {name: value for name in fields if (value := getattr(model_args, name)) is not None}
     model = create_model(
-        model_args.variant, model_args.model_name_or_path, id2label, model_args.trust_remote_code, **overrides
+        model_args.variant,
+        model_args.model_name_or_path,
+        id2label,
+        trust_remote_code=model_args.trust_remote_code,
+        add_offset_learning=model_args.add_offset_learning,
+        **overrides,
     )
     return create_trainer(model, args, train_dataset, eval_dataset, image_processor)
 

@@ -56,7 +56,7 @@ def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=N
     if folder and folder.is_dir() and not _parquet_files_below(folder):
         pairs = _pairs_of_files(folder, split, image_column, mask_column)
         return _dataset_of_pairs(pairs, streaming)
-    if len(sources) == 1 and _is_hub_id(sources[0]):
+    if len(sources) == 1 and is_hub_id(sources[0]):
         data = _load_from_hub(sources[0], split, streaming)
     else:
         files = _parquet_files(sources, split)
@@ -222,7 +222,7 @@ def _split_in_name(parts, split):
 # The Hub
 
 
-def _is_hub_id(source):
+def is_hub_id(source):
     """Whether a source can only be meant as `name` or `owner/name` on the Hub."""
     path = Path(source).expanduser()
     if path.exists() or source.endswith(".parquet") or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
