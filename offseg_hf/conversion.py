@@ -270,8 +270,8 @@ def convert_checkpoint(
 ) -> PreTrainedModel:
     """Converts a checkpoint into a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads.
 
-    The folder holds the configuration, the weights as safetensors and the image processor with its default size
-    (short edge at most 512, long edge at most 2048). It appears whole or not at all. That of an encoder alone is
+    The folder holds the configuration, the weights as safetensors, the image processor with its default size (short
+    edge at most 512, long edge at most 2048) and, of whole models, a note on where they come from. It appears whole or not at all. That of an encoder alone is
     loaded by the encoder's own class, and by its model's as weights to start from, whose head begins at random.
 
     Args:
@@ -301,6 +301,8 @@ def convert_checkpoint(
         folder = Path(temporary) / "new"
         model.save_pretrained(folder)
         OffSegImageProcessor().save_pretrained(folder)
+        if hasattr(model, "decode_head"):  # where its weights come from, for the model card
+            (folder / "training.json").write_text('{"origin": "authors"}\n', encoding="utf-8")
         if output.exists():
             for file in sorted(folder.iterdir(), reverse=True):  # config.json last: without it nothing loads
                 os.replace(file, output / file.name)

@@ -425,7 +425,12 @@ def test_convert_checkpoint_leaves_nothing_behind_when_it_fails(tmp_path):
 
 def test_convert_checkpoint_leaves_nothing_beside_the_folder(folder):
     assert os.listdir(folder.parent) == ["offseg-b0"]
-    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(os.listdir(folder)) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "training.json",
+    ]
 
 
 def test_convert_checkpoint_raises_before_reading_when_the_folder_is_not_empty(tmp_path):
