@@ -100,15 +100,18 @@ class OffSegEfficientFormerForSemanticSegmentation(EfficientFormerV2PreTrainedMo
             ValueError: where `labels` are not class ids.
         """
         height, width = pixel_values.shape[2:]
-        # Written as multiples, so that torch.export sees that every stage halves the size.
-        pixel_values = F.pad(pixel_values, (0, (width + 31) // 32 * 32 - width, 0, (height + 31) // 32 * 32 - height))
+        # Sizes as multiples of 32 and a crop as negative padding are what torch.export can follow for any size.
+        padded = (height + 31) // 32 * 32, (width + 31) // 32 * 32
+        pixel_values = F.pad(pixel_values, (0, padded[1] - width, 0, padded[0] - height))
         outputs = self.backbone(pixel_values, return_dict=True, **kwargs)
         hidden_states = outputs.hidden_states[1:]  # without the stem's
         logits, features = self.decode_head(hidden_states)
-        logits, features = (maps[:, :, : (height + 3) // 4, : (width + 3) // 4] for maps in (logits, features))
+        margin = (0, (width + 3) // 4 - logits.shape[3], 0, (height + 3) // 4 - logits.shape[2])
+        logits = F.pad(logits, margin)
         loss = None
         if labels is not None:
-            loss = offset_learning_loss(self.decode_head.offset_learning, features, logits, labels, self.config)
+            layer, features = self.decode_head.offset_learning, F.pad(features, margin)
+            loss = offset_learning_loss(layer, features, logits, labels, self.config)
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=hidden_states, attentions=outputs.attentions
         )

@@ -30,15 +30,15 @@ def reassemble(features: torch.Tensor, kernels: torch.Tensor, scale: int = 1) ->
     """
     size = math.isqrt(kernels.shape[1])
     height, width = kernels.shape[2:]
-    kernels = kernels.to(features.dtype)
     padded = F.pad(features, [size // 2] * 4)
     if scale > 1:
         padded = F.interpolate(padded, scale_factor=scale, mode="nearest")
     outputs = features.new_zeros(*features.shape[:2], height, width)
+    weights = iter(kernels.to(features.dtype)[:, None].unbind(2))  # (B, 1, H, W) each
     for i in range(size):
+        rows = padded[:, :, scale * i : scale * i + height]
         for j in range(size):
-            neighbours = padded[:, :, scale * i : scale * i + height, scale * j : scale * j + width]
-            outputs.addcmul_(neighbours, kernels[:, i * size + j, None])
+            outputs.addcmul_(rows[:, :, :, scale * j : scale * j + width], next(weights))
     return outputs
 
 
@@ -114,8 +114,9 @@ class SimilarityResampler(nn.Module):
         columns = torch.arange(width, device=offset.device) + 0.5
         x = (offset[:, 0] + sub_pixel[:, None, None] + columns) * 2 / width - 1
         y = (offset[:, 1] + sub_pixel[:, None, None, None] + rows[:, None]) * 2 / height - 1
-        positions = torch.stack([x, y], dim=-1)  # (B, groups, sub-row, sub-column, h, w, xy)
-        return positions.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, 2 * height, 2 * width, 2)
+        positions = torch.stack([x, y], dim=2).flatten(1, 4)  # (B, groups*xy*2*2, h, w)
+        positions = F.pixel_shuffle(positions, 2).unflatten(1, (NUM_RESAMPLED_GROUPS, 2))
+        return positions.flatten(0, 1).permute(0, 2, 3, 1)
 
 
 class FreqFusion(nn.Module):
@@ -151,9 +152,9 @@ class FreqFusion(nn.Module):
         upsampling = self.content_encoder(compressed_high)
         coarse_upsampling = self.content_encoder(compressed_low)
         upsampling = upsampling + reassemble(coarse_upsampling, upsampling.softmax(dim=1), scale=2)
-        kernels = upsampling.softmax(dim=1)
-        sharpening = sharpening + reassemble(self.content_encoder2(compressed_low), kernels, scale=2)
-        upsampled = reassemble(low, kernels, scale=2)
+        upsampled = torch.cat([self.content_encoder2(compressed_low), low], dim=1)
+        upsampled = reassemble(upsampled, upsampling.softmax(dim=1), scale=2)
+        sharpening, upsampled = sharpening + upsampled[:, : 3 * 3], upsampled[:, 3 * 3 :]
         return sharpen(high, sharpening), self.dysampler(upsampled, compressed_high, compressed_low)
 
 

@@ -100,7 +100,8 @@ def test_reassemble_never_copies_the_neighbourhoods():
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             output = function(*args, **(kwargs or {}))
-            self.numel = max(self.numel, output.untyped_storage().nbytes() // output.element_size())
+            for tensor in output if isinstance(output, list) else [output]:
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
             return output
 
     features, kernels = torch.ones(1, 64, 32, 32), torch.ones(1, 25, 64, 64)
