@@ -271,8 +271,9 @@ def convert_checkpoint(
     """Converts a checkpoint into a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads.
 
     The folder holds the configuration, the weights as safetensors, the image processor with its default size (short
-    edge at most 512, long edge at most 2048) and, of whole models, a note on where they come from. It appears whole or not at all. That of an encoder alone is
-    loaded by the encoder's own class, and by its model's as weights to start from, whose head begins at random.
+    edge at most 512, long edge at most 2048) and, of whole models, a note on where they come from. It appears whole or
+    not at all. That of an encoder alone is loaded by the encoder's own class, and by its model's as weights to start
+    from, whose head begins at random.
 
     Args:
         checkpoint (`str` or `os.PathLike`): the file to convert, see [`read_checkpoint`].

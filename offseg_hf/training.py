@@ -30,6 +30,7 @@ from offseg_hf.data import (
 )
 from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.metrics import SemanticSegmentationMetric
+from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import read_mask, upsampled_label_map
 from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
@@ -118,10 +119,12 @@ def create_model(
         [`transformers.PreTrainedModel`]
 
     Raises:
-        ValueError: where neither architecture nor weights are given, or the weights' encoder does not fit.
+        ValueError: where neither architecture nor weights are given, the weights' encoder does not fit, or the
+            configuration does not have a field.
     """
     if variant is None and model_name_or_path is None:
         raise ValueError("`variant` or `model_name_or_path` must be given; pass `--variant offseg-b0`.")
+    fields_given = list(overrides)
     overrides |= {"id2label": id2label, "label2id": {label: label_id for label_id, label in id2label.items()}}
     if add_offset_learning:
         if variant is not None:
@@ -129,6 +132,7 @@ def create_model(
                 "`add_offset_learning` must be left out for a `variant`, which has it or is to go without, "
                 f"got {variant}; give the model to add it to as `--model_name_or_path` alone."
             )
+        _check_fields(OffsetLearningConfig, fields_given)
         return OffsetLearningForSemanticSegmentation.from_base(
             model_name_or_path, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **overrides
         )
@@ -136,6 +140,7 @@ def create_model(
         config = variant_config(variant, **overrides)
     else:
         config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code, **overrides)
+    _check_fields(type(config), fields_given)
     if model_name_or_path is None:
         if getattr(config, "freeze_batch_norm", False) and "freeze_batch_norm" not in overrides:
             config.freeze_batch_norm = False  # there are no statistics yet that are worth keeping
@@ -154,6 +159,14 @@ def create_model(
             f"{model_name_or_path} does not fit; choose the variant of the same kind and size."
         )
     return model
+
+
+def _check_fields(config_class, names):
+    for name in names:
+        if name not in config_class.__dataclass_fields__:
+            raise ValueError(
+                f"`{name}` must be left out, since models of type {config_class.model_type} do not have it."
+            )
 
 
 def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwrite: bool) -> str | None:

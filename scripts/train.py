@@ -33,7 +33,7 @@ class ModelArguments:
     )
     attention_loss_weight: float | None = _option(None, "Weight of a second loss on the coupled attention.")
     freeze_batch_norm: bool | None = _option(
-        None, "Whether OffSeg-T, B, L keep the encoder's BatchNorm as it is; by default only where weights are given."
+        None, "Whether OffSeg-T, B, L keep the encoder's BatchNorm as it is; by default not where weights are random."
     )
     add_offset_learning: bool = _option(
         False,
@@ -67,6 +67,7 @@ class DataArguments:
 
 
 def main(argv=None):
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import HfArgumentParser, set_seed
 
     from offseg_hf.hub import check_repository, push_to_hub, write_training_record
@@ -87,7 +88,7 @@ def main(argv=None):
             check_repository(args.hub_model_id, bool(args.hub_private_repo), args.hub_token)
         set_seed(args.seed)
         trainer = prepare(model_args, data_args, args)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         parser.error(str(error))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()

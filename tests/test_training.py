@@ -150,6 +150,20 @@ def test_offset_learning_is_added_to_any_model(tmp_path):
         create_model("segformer-b0", str(tmp_path), ID2LABEL, add_offset_learning=True)
 
 
+@pytest.mark.parametrize(
+    ("variant", "field"),
+    [("segformer-b0", "logit_normalization"), ("offseg-b0", "freeze_batch_norm"), ("offseg-mask2former-t", "depth")],
+)
+def test_error_when_a_field_is_not_the_variants(variant, field):
+    with pytest.raises(ValueError, match=f"`{field}` must be left out, since models of type"):
+        create_model(variant, None, ID2LABEL, **{field: True})
+
+
+def test_error_when_a_field_is_not_of_added_offset_learning(tmp_path):
+    with pytest.raises(ValueError, match="`attention_loss_weight` must be left out, since models of type"):
+        create_model(None, str(tmp_path), ID2LABEL, add_offset_learning=True, attention_loss_weight=0.4)
+
+
 def test_batch_norm_is_not_frozen_when_weights_are_random():
     assert create_model("offseg-t", None, ID2LABEL).config.freeze_batch_norm is False
     assert create_model("offseg-t", None, ID2LABEL, freeze_batch_norm=True).config.freeze_batch_norm is True

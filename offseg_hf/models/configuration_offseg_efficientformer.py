@@ -44,7 +44,8 @@ class OffSegEfficientFormerConfig(OffsetLearningFields, BackboneConfigMixin, Pre
             Start of the scales of the residual branches.
         freeze_batch_norm (`bool`, *optional*, defaults to `True`):
             Whether the encoder's BatchNorms use their running statistics in training too, and so leave them as they
-            are, as the authors do with pretrained ones; their weights and biases are trained either way.
+            are, as the authors do with pretrained ones; their weights and biases are trained either way. Where not
+            frozen, gradient checkpointing, which runs a block twice, moves the statistics twice in a step.
         neck_hidden_sizes (`list[int]`, *optional*, defaults to `(32, 32, 64, 128)`):
             Channels to which the stages are brought before they are fused.
         decoder_hidden_size (`int`, *optional*, defaults to 256):

@@ -112,6 +112,12 @@ class OffsetLearningConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As `PreTrainedConfig.from_dict`, but the caller's classes replace those of a file."""
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"`from_pretrained` must be given a model with offset learning, got one of type {found!r}; "
+                "use `OffsetLearningForSemanticSegmentation.from_base` to add it."
+            )
         given = {name: kwargs.pop(name) for name in (*LABEL_FIELDS, "logit_normalization") if name in kwargs}
         if "id2label" in given or kwargs.get("num_labels") not in (None, len(config_dict.get("id2label", ()))):
             config_dict = {name: value for name, value in config_dict.items() if name not in LABEL_FIELDS}
@@ -123,7 +129,9 @@ class OffsetLearningConfig(PreTrainedConfig):
 
     def to_diff_dict(self):
         """As `PreTrainedConfig.to_diff_dict`, the base's fields as in a file of its own."""
-        return super().to_diff_dict() | {"base_config": self.base_config.to_diff_dict()}
+        base_config = self.base_config.to_diff_dict()
+        base_config.pop("dtype", None)  # loading writes the wrapper's there
+        return super().to_diff_dict() | {"base_config": base_config}
 
     def validate_offset_learning(self):
         """Raises a `ValueError` where fields contradict each other."""

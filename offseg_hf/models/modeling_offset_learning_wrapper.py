@@ -208,6 +208,8 @@ class OffsetLearningForSemanticSegmentation(PreTrainedModel):
             evaluation).
 
         Raises:
+            huggingface_hub.errors.StrictDataclassError: where `logit_normalization` is unknown, or a LayerNorm over
+                fewer than 3 classes.
             ValueError: where no layer or several could be the classifier, with a list of them; where `classifier` is
                 not one; where `model_or_path` is neither; or where `kwargs` come with a model.
         """

@@ -683,3 +683,17 @@ def test_example_of_the_class_runs_with_a_local_base(tmp_path, monkeypatch):
     scope = {}
     exec(code, scope)
     assert scope["segment"](Image.new("RGB", (90, 70)))
+
+
+def test_error_when_a_plain_base_is_loaded_as_if_it_had_offset_learning(tmp_path):
+    tiny_base().save_pretrained(tmp_path)
+    message = "`from_pretrained` must be given a model with offset learning, got one of type 'segformer'; .*from_base"
+    with pytest.raises(ValueError, match=message):
+        OffsetLearningForSemanticSegmentation.from_pretrained(tmp_path)
+
+
+def test_configuration_on_disk_stays_the_same_when_saved_again(tmp_path):
+    wrapped(tiny_base()).save_pretrained(tmp_path / "first")
+    OffsetLearningForSemanticSegmentation.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    first, second = ((tmp_path / name / "config.json").read_text() for name in ("first", "second"))
+    assert first == second
