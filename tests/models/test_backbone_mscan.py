@@ -84,9 +84,10 @@ def test_new_backbone_starts_as_described():
     assert (block.layer_scale_1 == 0.03).all() and (block.layer_scale_2 == 0.03).all()
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
 def test_gradient_checkpointing_counts_every_batch_once_in_the_norms(pixel_values):
     models = [tiny_backbone().train(), tiny_backbone().train()]
-    models[1].activation_checkpointing_enable()
+    models[1].gradient_checkpointing_enable()
     for model in models:
         torch.manual_seed(0)  # of drop path
         model(pixel_values).feature_maps[0].square().sum().backward()

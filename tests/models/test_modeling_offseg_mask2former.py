@@ -303,7 +303,7 @@ def learnt(scenes):
     """A model that has learnt the scenes."""
     model = new_model(id2label={0: "red", 1: "green", 2: "blue", 3: "white"}, **LEARNER).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0)
-    for _ in range(80):
+    for _ in range(160):
         optimizer.zero_grad()
         model(scenes[0], labels=scenes[1]).loss.backward()
         optimizer.step()
