@@ -1,0 +1,118 @@
+"""Configuration fields that this package's models share."""
+
+from dataclasses import dataclass
+
+from .offset_learning import LOGIT_NORMALIZATIONS
+
+
+class LabelledClasses:
+    """Classes that are named and numbered from 0, and replaced as a whole where the caller has others than a file.
+
+    To be named before a [`transformers.PreTrainedConfig`] among the bases of a configuration, which must have a field
+    or an alias `semantic_loss_ignore_index`.
+
+    Raises:
+        ValueError: where `num_labels` and `id2label` disagree.
+    """
+
+    def __post_init__(self, **kwargs):
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None and self.id2label is not None and len(self.id2label) != num_labels:
+            raise ValueError(
+                f"`num_labels` must equal the number of entries of `id2label`, got {num_labels} and "
+                f"{len(self.id2label)}; leave out `num_labels`."
+            )
+        super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {label: label_id for label_id, label in self.id2label.items()}
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As `PreTrainedConfig.from_dict`, but the caller's classes replace those of a file."""
+        given = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
+        if "id2label" in given or _has_other_classes(config_dict, kwargs.get("num_labels")):
+            config_dict = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
+    def validate_classes(self):
+        """Raises a `ValueError` where the classes are not numbered from 0, or one of them is to be ignored."""
+        if self.num_labels < 1:
+            raise ValueError(f"`num_labels` must be at least 1, got {self.num_labels}.")
+        if sorted(self.id2label) != list(range(self.num_labels)):
+            raise ValueError(
+                f"`id2label` must name the ids 0 to {self.num_labels - 1} without a gap, got the ids "
+                f"{sorted(self.id2label)}."
+            )
+        if 0 <= self.semantic_loss_ignore_index < self.num_labels:
+            raise ValueError(
+                f"`semantic_loss_ignore_index` must not be one of the {self.num_labels} class ids, got "
+                f"{self.semantic_loss_ignore_index}; pass -1."
+            )
+
+
+@dataclass(kw_only=True, repr=False)
+class OffsetLearningFields(LabelledClasses):
+    """What every model has that classifies pixels by offset learning.
+
+    To be named before a [`transformers.PreTrainedConfig`] among the bases of a configuration.
+
+    Args:
+        logit_normalization (`str`, *optional*, defaults to `"fitted_layer_norm"`, or `"class_bias"` for one or two
+            classes):
+            What offset learning does to the logits of each pixel. `"layer_norm"` is the published form (a LayerNorm
+            over the classes whose gain starts at 1); `"fitted_layer_norm"` the same function with a start of the gain
+            that fits the number of classes; `"class_bias"` a learned bias per class instead, the only one that can be
+            trained for one or two classes.
+        attention_loss_weight (`float`, *optional*, defaults to 0.4 for fewer than 20 classes, else to 0):
+            Weight, in training alone, of a second loss that asks the coupled attention, from which both offsets are
+            read, to be a segmentation by itself. 0 as published, and by default with the published `"layer_norm"`.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
+            Label of the pixels that the loss leaves out.
+
+    Raises:
+        ValueError: where `num_labels` and `id2label` disagree.
+    """
+
+    logit_normalization: str | None = None
+    attention_loss_weight: float | int | None = None
+    semantic_loss_ignore_index: int = 255
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.logit_normalization is None:
+            # A LayerNorm over one value is constant, and over two is ±1: neither can be learned.
+            self.logit_normalization = "class_bias" if self.num_labels < 3 else "fitted_layer_norm"
+        if self.attention_loss_weight is None:
+            is_published = self.num_labels >= 20 or self.logit_normalization == "layer_norm"
+            self.attention_loss_weight = 0.0 if is_published else 0.4
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As `PreTrainedConfig.from_dict`, but the caller's classes replace those of a file, and what fits them."""
+        own = ("logit_normalization", "attention_loss_weight", "semantic_loss_ignore_index")
+        given = {name: kwargs.pop(name) for name in own if name in kwargs}
+        num_labels = len(kwargs["id2label"]) if "id2label" in kwargs else kwargs.get("num_labels")
+        is_published = config_dict.get("logit_normalization") == "layer_norm"
+        if _has_other_classes(config_dict, num_labels) and (num_labels < 3 or is_published):
+            left_out = {"logit_normalization", "attention_loss_weight"}  # learned anew, so as fits
+            config_dict = {name: value for name, value in config_dict.items() if name not in left_out}
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
+    def validate_offset_learning(self):
+        """Raises a `ValueError` where fields contradict each other."""
+        if self.logit_normalization not in LOGIT_NORMALIZATIONS:
+            raise ValueError(
+                f"`logit_normalization` must be one of {', '.join(LOGIT_NORMALIZATIONS)}, got "
+                f"{self.logit_normalization!r}."
+            )
+        if self.attention_loss_weight < 0:
+            raise ValueError(f"`attention_loss_weight` must not be negative, got {self.attention_loss_weight}.")
+        if self.num_labels < 3 and self.logit_normalization == "fitted_layer_norm":
+            raise ValueError(
+                "`logit_normalization` must be 'class_bias' for fewer than 3 classes, since no gain fits a LayerNorm "
+                f"over so few values, got {self.logit_normalization!r} with {self.num_labels}."
+            )
+
+
+def _has_other_classes(config_dict, num_labels):
+    return num_labels is not None and num_labels != len(config_dict.get("id2label", (0, 1)))

@@ -1,0 +1,144 @@
+"""SegFormer (MiT encoder, B0–B5) with offset learning."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import SegformerModel, SegformerPreTrainedModel
+from transformers.backbone_utils import filter_output_hidden_states
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from .checkpoint_entries import rename_checkpoint_entries
+from .configuration_offseg import OffSegConfig
+from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
+from .segmentation_loss import offset_learning_loss
+from .upsampling import upsample
+
+
+class OffSegConvModule(nn.Module):
+    """1×1 convolution without bias → BatchNorm → ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, hidden_states):
+        return F.relu(self.bn(self.conv(hidden_states)))
+
+
+class OffSegFusion(OffSegConvModule):
+    """Maps of all stages → upsampled to the first's size, concatenated → 1×1 convolution → BatchNorm → ReLU.
+
+    A 1×1 convolution commutes with bilinear upsampling, so each stage's columns of the weight are applied at that
+    stage's own resolution and the results are upsampled and added: the concatenation is never made.
+    """
+
+    def forward(self, hidden_states):
+        size = hidden_states[0].shape[2:]
+        weights = self.conv.weight.chunk(len(hidden_states), dim=1)
+        fused = F.conv2d(hidden_states[0], weights[0])
+        for hidden_state, weight in zip(hidden_states[1:], weights[1:]):
+            fused = fused + upsample(F.conv2d(hidden_state, weight), size)
+        return F.relu(self.bn(fused))
+
+
+class OffSegDecodeHead(nn.Module):
+    """Four stages → 1×1 each → fusion at stride 4 → 2×2 max-pooling → offset learning: logits and features."""
+
+    def __init__(self, config: OffSegConfig):
+        super().__init__()
+        channels = config.decoder_hidden_size
+        self.convs = nn.ModuleList([OffSegConvModule(width, channels) for width in config.hidden_sizes])
+        self.fusion_conv = OffSegFusion(channels * len(config.hidden_sizes), channels)
+        self.offset_learning = OffsetLearning(config.num_labels, channels, config.logit_normalization)
+
+    def forward(self, encoder_hidden_states):
+        hidden_states = [conv(hidden_state) for conv, hidden_state in zip(self.convs, encoder_hidden_states)]
+        features = F.max_pool2d(self.fusion_conv(hidden_states), kernel_size=2)
+        return self.offset_learning(features), features
+
+
+class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
+    """SegFormer with offset learning: image → class logits at an eighth of its resolution.
+
+    The encoder is the native [`transformers.SegformerModel`], with the LayerNorm eps of the configuration. Files are
+    written under the names that SegFormer checkpoints have on the Hub, and read under those or the current ones.
+
+    Args:
+        config ([`OffSegConfig`]): the architecture.
+    """
+
+    config: OffSegConfig
+    # Not "segformer": the library would then apply the encoder's renaming of checkpoint entries to the head too.
+    base_model_prefix = "offseg"
+    # The loss is a mean over the batch; it must be divided by the number of accumulation steps like any other.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["SegformerStage", "OffSegFusion", "OffsetLearning"]
+    # The heads of SegFormer checkpoints (ImageNet classifier, all-MLP decoder), which OffSeg replaces.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^classifier\.",
+        r"^decode_head\.(linear_c|linear_projections|linear_fuse|batch_norm|classifier)\.",
+    ]
+
+    def __init__(self, config: OffSegConfig):
+        super().__init__(config)
+        self.segformer = SegformerModel(config)
+        maybe_install_capturing_hooks(
+            self.segformer
+        )  # else done by the first forward, which torch.compile cannot trace
+        for module in self.segformer.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = config.layer_norm_eps  # the native modules keep torch's default
+        self.decode_head = OffSegDecodeHead(config)
+        self.register_load_state_dict_pre_hook(rename_checkpoint_entries)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, (OffsetLearning, ClassBias, LogitLayerNorm)):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> SemanticSegmenterOutput:
+        """Segments a batch of images.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images of
+                any size from 32×32 pixels up.
+            labels (`torch.Tensor` of shape `(batch_size, label_height, label_width)`, *optional*): class ids in
+                [0, `config.num_labels`), or `config.semantic_loss_ignore_index`, at any resolution.
+            output_hidden_states (`bool`, *optional*): whether to return the maps of the four encoder stages.
+            output_attentions (`bool`, *optional*): whether to return the encoder's attention weights; needs
+                `attn_implementation="eager"`.
+            return_dict (`bool`, *optional*): `False` for a plain tuple.
+
+        Returns:
+            [`transformers.modeling_outputs.SemanticSegmenterOutput`]: `logits` of shape
+            `(batch_size, config.num_labels, height // 8, width // 8)` (of the height and width rounded up to a
+            multiple of 4), and `loss`, a scalar, if `labels` are given.
+
+        Raises:
+            ValueError: where the image is too small, or `labels` are not class ids.
+        """
+        if min(pixel_values.shape[2:]) < 32:
+            raise ValueError(
+                "`pixel_values` must be at least 32 pixels high and wide, got "
+                f"{tuple(pixel_values.shape[2:])}; resize or pad the image."
+            )
+        outputs = self.segformer(pixel_values, **kwargs)
+        logits, features = self.decode_head(outputs.hidden_states)
+        loss = None
+        if labels is not None:
+            loss = offset_learning_loss(self.decode_head.offset_learning, features, logits, labels, self.config)
+        return SemanticSegmenterOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
