@@ -81,7 +81,7 @@ def write_training_record(
 
     Args:
         folder (`str` or `os.PathLike`): the trained model's folder.
-        args ([`~offseg_hf.training.SegmentationTrainingArguments`]): the recipe.
+        args ([`~offseg_hf.training_arguments.SegmentationTrainingArguments`]): the recipe.
         steps (`int`): optimiser steps that were taken.
         metrics (`dict`): of `Trainer.evaluate`; empty where nothing was measured.
         data (`dict`): data and augmentation: `dataset`, `train_split`, `eval_split`, `crop_size`, `resize`,

@@ -2,12 +2,9 @@
 
 import math
 import tempfile
-from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 
-import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
@@ -28,69 +25,14 @@ from offseg_hf.data import (
     load_segmentation_dataset,
     stack_examples,
 )
+from offseg_hf.evaluation import BatchMetrics, predicted_label_maps
 from offseg_hf.inference import auto_model_class, predicted_labels
-from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
-from offseg_hf.models.image_processing_offseg import read_mask, upsampled_label_map
-from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
+from offseg_hf.models.image_processing_offseg import read_mask
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
-from offseg_hf.models.offset_learning import ClassBias
+from offseg_hf.optimization import create_optimizer_and_scheduler, is_in_head
+from offseg_hf.training_arguments import SegmentationTrainingArguments
 from offseg_hf.variants import variant_config
-
-_NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase, ClassBias)
-
-
-@dataclass
-class SegmentationTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's recipe for ADE20K as defaults, and evaluation in constant memory.
-
-    Args:
-        head_learning_rate_factor (`float`, *optional*, defaults to 10): learning rate of the decode head as a multiple
-            of `learning_rate`, the encoder's.
-        warmup_start_factor (`float`, *optional*, defaults to 1e-6): learning rate of the first step as a multiple of
-            the full one.
-    """
-
-    learning_rate: float = field(default=6e-5, metadata={"help": "Learning rate of the encoder."})
-    head_learning_rate_factor: float = field(
-        default=10.0, metadata={"help": "Learning rate of the head, as a multiple of the encoder's."}
-    )
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay, of all but the norm layers."})
-    warmup_steps: float = field(
-        default=1500, metadata={"help": "Steps of linear warm-up; a number below 1 is a share of all steps."}
-    )
-    warmup_start_factor: float = field(
-        default=1e-6, metadata={"help": "Learning rate of the first step, as a multiple of the full one."}
-    )
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 for any."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Images per device and step."})
-    per_device_eval_batch_size: int = field(
-        default=1, metadata={"help": "Images per device in evaluation; more than 1 needs images of one size."}
-    )
-    dataloader_pin_memory: bool = field(
-        default=torch.cuda.is_available(), metadata={"help": "Whether to copy batches to the GPU from pinned memory."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False: images are decoded late."})
-    batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be True: no prediction is kept."})
-    metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "Metric of the best model."})
-    # In the order of the base class, the only one that HfArgumentParser understands.
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="none", metadata={"help": "Integrations to report to."}
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.label_names is None:
-            self.label_names = ["labels"]  # Mask2Former takes others besides, and would be evaluated without
-        if self.remove_unused_columns or not self.batch_eval_metrics:
-            raise ValueError(
-                "`remove_unused_columns` must be False and `batch_eval_metrics` True, since images are decoded late "
-                "and predictions are counted batch by batch; leave both out."
-            )
-        defaults = {field.name: field.default for field in fields(TrainingArguments)}
-        for name in ("optim", "lr_scheduler_type"):
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(f"`{name}` cannot be set, since the recipe is AdamW with linear decay; leave it out.")
 
 
 def create_model(
@@ -153,7 +95,7 @@ def create_model(
         output_loading_info=True,
     )
     anew = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
-    if not all(_is_in_head(name) for name in anew):
+    if not all(is_in_head(name) for name in anew):
         raise ValueError(
             f"`model_name_or_path` must hold the encoder of {variant or config.model_type}, but that of "
             f"{model_name_or_path} does not fit; choose the variant of the same kind and size."
@@ -279,148 +221,6 @@ def audit_first_labels(data, num_labels: int, reduce_labels: bool, num_examples:
     """
     masks = [read_mask(example["mask"], name="mask") for example in islice(data, num_examples)]
     audit_labels(masks, num_labels, reduce_labels=reduce_labels)
-
-
-def parameter_groups(
-    model: nn.Module, learning_rate: float, weight_decay: float, head_learning_rate_factor: float
-) -> list[dict]:
-    """Groups of the trainable parameters: encoder and head, each with and without weight decay.
-
-    The head is every module whose name contains "head", as in transformers' segmentation models (`decode_head`,
-    `auxiliary_head`), and of Mask2Former all but the backbone.
-
-    Args:
-        model (`torch.nn.Module`): the model.
-        learning_rate (`float`): of the encoder.
-        weight_decay (`float`): of all parameters but those of norm layers.
-        head_learning_rate_factor (`float`): learning rate of the head, as a multiple of the encoder's.
-
-    Returns:
-        `list[dict]`: for a torch optimiser; groups without parameters are left out.
-    """
-    norm_parameters = {
-        p for module in model.modules() if isinstance(module, _NORM_LAYERS) for p in module.parameters()
-    }
-    groups = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            key = (_is_in_head(name), parameter in norm_parameters)
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": learning_rate * (head_learning_rate_factor if in_head else 1),
-            "weight_decay": 0.0 if is_norm else weight_decay,
-        }
-        for (in_head, is_norm), parameters in groups.items()
-    ]
-
-
-def _is_in_head(name):
-    """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`."""
-    heads_of_mask2former = ("transformer_module", "class_predictor", "decoder")  # the pixel decoder
-    return any("head" in part or part in heads_of_mask2former for part in name.split(".")[:3])
-
-
-def learning_rate_factor(step: int, num_warmup_steps: int, num_training_steps: int, start_factor: float) -> float:
-    """Learning rate of a step as a multiple of the full one: linear warm-up, then linear decay to 0.
-
-    Args:
-        step (`int`): steps taken so far.
-        num_warmup_steps (`int`): steps until the full learning rate.
-        num_training_steps (`int`): steps until 0.
-        start_factor (`float`): the multiple of step 0.
-
-    Returns:
-        `float`: in [0, 1].
-    """
-    if step < num_warmup_steps:
-        return start_factor + (1 - start_factor) * step / num_warmup_steps
-    return max(0.0, (num_training_steps - step) / (num_training_steps - num_warmup_steps))
-
-
-def create_optimizer_and_scheduler(model: nn.Module, args: SegmentationTrainingArguments, num_training_steps: int):
-    """AdamW and its schedule by the paper's recipe, for `Trainer(optimizers=…)`.
-
-    Args:
-        model (`torch.nn.Module`): the model.
-        args ([`SegmentationTrainingArguments`]): learning rates, weight decay, AdamW's betas and the warm-up.
-        num_training_steps (`int`): optimiser steps of the whole training.
-
-    Returns:
-        `tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]`
-
-    Raises:
-        ValueError: where the warm-up is not shorter than the training.
-    """
-    num_warmup_steps = args.get_warmup_steps(num_training_steps)
-    if num_warmup_steps >= num_training_steps:
-        raise ValueError(
-            f"`warmup_steps` must be less than the {num_training_steps} steps of the training, got "
-            f"{num_warmup_steps}; pass `--warmup_steps 0.05` for a twentieth of them."
-        )
-    groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.head_learning_rate_factor)
-    betas = (args.adam_beta1, args.adam_beta2)
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: learning_rate_factor(step, num_warmup_steps, num_training_steps, args.warmup_start_factor),
-    )
-    return optimizer, scheduler
-
-
-def predicted_label_maps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Logits → label maps of the labels' resolution, for `Trainer(preprocess_logits_for_metrics=…)`.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels, height', width')`): or a tuple that begins with them,
-            or, of models that classify masks, with the logits of the queries' classes and masks.
-        labels (`torch.Tensor` of shape `(batch_size, height, width)`): only the size is read.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, height, width)`: class ids.
-    """
-    if isinstance(logits, (tuple, list)):
-        classifies_masks = logits[0].ndim == 3  # (B, Q, K + 1), and then the masks
-        logits = semantic_scores(*logits[:2]) if classifies_masks else logits[0]
-    return upsampled_label_map(logits, labels.shape[-2:])
-
-
-class BatchMetrics:
-    """Accumulates a confusion matrix batch by batch, for `Trainer(compute_metrics=…)` with `batch_eval_metrics=True`.
-
-    Args:
-        id2label (`dict[int, str]`): names of the ids that are predicted, at least two.
-        ignore_index (`int`, *optional*, defaults to 255): label of the pixels to leave out.
-    """
-
-    def __init__(self, id2label: dict[int, str], ignore_index: int = 255):
-        self.id2label = id2label
-        self.metric = SemanticSegmentationMetric(num_labels=len(id2label), ignore_index=ignore_index)
-
-    def __call__(self, eval_prediction, compute_result: bool) -> dict[str, float]:
-        self.metric.add_batch(predictions=eval_prediction.predictions, references=eval_prediction.label_ids)
-        if not compute_result:
-            return {}
-        return named_results(self.metric.compute(), self.id2label)
-
-
-def named_results(results: dict, id2label: dict[int, str]) -> dict[str, float]:
-    """Results of the metric as one flat dictionary that can be logged and written as JSON.
-
-    Args:
-        results (`dict`): of [`SemanticSegmentationMetric.compute`].
-        id2label (`dict[int, str]`): class names.
-
-    Returns:
-        `dict[str, float]`: `mean_iou`, `mean_accuracy`, `overall_accuracy`, and `iou_<name>` of each class that
-        occurs, all in [0, 1].
-    """
-    named = {name: float(results[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-    for label_id, iou in enumerate(results["per_category_iou"]):
-        if not math.isnan(iou):
-            named[f"iou_{id2label[label_id]}"] = float(iou)
-    return named
 
 
 def native_image_processor(config, image_processor):

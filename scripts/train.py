@@ -71,7 +71,8 @@ def main(argv=None):
     from transformers import HfArgumentParser, set_seed
 
     from offseg_hf.hub import check_repository, push_to_hub, write_training_record
-    from offseg_hf.training import SegmentationTrainingArguments, check_output_dir
+    from offseg_hf.training import check_output_dir
+    from offseg_hf.training_arguments import SegmentationTrainingArguments
 
     parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments))
     model_args, data_args, args = parser.parse_args_into_dataclasses(argv)

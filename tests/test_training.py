@@ -23,23 +23,20 @@ from offseg_hf import (
 )
 from offseg_hf.data import TrainTransform
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.evaluation import BatchMetrics, named_results
 from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.image_processing_offseg import upsampled_label_map
+from offseg_hf.optimization import create_optimizer_and_scheduler, learning_rate_factor, parameter_groups
 from offseg_hf.training import (
-    BatchMetrics,
-    SegmentationTrainingArguments,
     check_output_dir,
     create_model,
-    create_optimizer_and_scheduler,
     create_trainer,
     evaluate_model,
     evaluation_dataset,
-    learning_rate_factor,
-    named_results,
     num_training_steps,
-    parameter_groups,
     training_dataset,
 )
+from offseg_hf.training_arguments import SegmentationTrainingArguments
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 ID2LABEL = dict(enumerate(SCENE_LABELS))

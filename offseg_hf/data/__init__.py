@@ -4,7 +4,8 @@ from offseg_hf.data.audit import audit_labels
 from offseg_hf.data.augmentation import TrainTransform
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples, stack_examples
 from offseg_hf.data.labels import read_id2label
-from offseg_hf.data.loading import EndlessStream, load_segmentation_dataset
+from offseg_hf.data.loading import load_segmentation_dataset
+from offseg_hf.data.streaming import EndlessStream
 
 __all__ = [
     "EndlessStream",
