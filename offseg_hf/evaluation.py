@@ -61,3 +61,16 @@ def named_results(results: dict, id2label: dict[int, str]) -> dict[str, float]:
         if not math.isnan(iou):
             named[f"iou_{id2label[label_id]}"] = float(iou)
     return named
+
+
+def ignore_index(config) -> int:
+    """Label of the pixels that a model's loss leaves out, under the name that its configuration has for it.
+
+    Args:
+        config ([`transformers.PreTrainedConfig`]): a segmentation model's.
+
+    Returns:
+        `int`: 255 where the configuration does not say.
+    """
+    names = ("semantic_loss_ignore_index", "loss_ignore_index")  # the latter is UPerNet's
+    return next((getattr(config, name) for name in names if hasattr(config, name)), 255)

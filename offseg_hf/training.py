@@ -25,7 +25,7 @@ from offseg_hf.data import (
     load_segmentation_dataset,
     stack_examples,
 )
-from offseg_hf.evaluation import BatchMetrics, predicted_label_maps
+from offseg_hf.evaluation import BatchMetrics, ignore_index, predicted_label_maps
 from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import read_mask
@@ -281,7 +281,7 @@ def create_trainer(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=image_processor and native_image_processor(model.config, image_processor),
-        compute_metrics=BatchMetrics(predicted_labels(model.config), model.config.semantic_loss_ignore_index),
+        compute_metrics=BatchMetrics(predicted_labels(model.config), ignore_index(model.config)),
         preprocess_logits_for_metrics=predicted_label_maps,
         optimizers=optimizers,
         callbacks=[PassCallback(train_dataset)] if hasattr(train_dataset, "set_epoch") else None,
