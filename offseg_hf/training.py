@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-from itertools import islice
 from pathlib import Path
 
 from transformers import (
@@ -16,22 +15,14 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from offseg_hf.data import (
-    EndlessStream,
-    PrepareExample,
-    TrainingExamples,
-    audit_labels,
-    evaluation_examples,
-    load_segmentation_dataset,
-    stack_examples,
-)
+from offseg_hf.data import TrainTransform, evaluation_dataset, read_id2label, stack_examples, training_dataset
 from offseg_hf.evaluation import BatchMetrics, ignore_index, predicted_label_maps
 from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
-from offseg_hf.models.image_processing_offseg import read_mask
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
 from offseg_hf.optimization import create_optimizer_and_scheduler, is_in_head
-from offseg_hf.training_arguments import SegmentationTrainingArguments
+from offseg_hf.training_arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
 from offseg_hf.variants import variant_config
 
 
@@ -143,86 +134,6 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
     return None
 
 
-def training_dataset(
-    dataset,
-    split,
-    *,
-    image_processor,
-    transform,
-    num_labels,
-    streaming=False,
-    image_column=None,
-    mask_column=None,
-    seed=0,
-    shuffle_buffer_size=500,
-):
-    """A split to train on: augmented crops, of audited labels, streamed ones endless and shuffled anew in every pass.
-
-    Args:
-        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`,
-            `image_column` and `mask_column`.
-        image_processor ([`OffSegImageProcessor`]): the model's.
-        transform ([`~offseg_hf.data.TrainTransform`]): the augmentation.
-        num_labels (`int`): number of classes, against which the first label maps are checked.
-        seed (`int`, *optional*, defaults to 0): of the augmentation and of a stream's order.
-        shuffle_buffer_size (`int`, *optional*, defaults to 500): undecoded examples among which a stream is shuffled.
-
-    Returns:
-        [`~offseg_hf.data.TrainingExamples`] or [`~offseg_hf.data.EndlessStream`]: of `pixel_values` and `labels`.
-
-    Raises:
-        ValueError, FileNotFoundError: where the data cannot be found, or its labels are no class ids.
-    """
-    data = load_segmentation_dataset(
-        dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column
-    )
-    audit_first_labels(data, num_labels, image_processor.do_reduce_labels)
-    prepare = PrepareExample(image_processor, transform)
-    if streaming:
-        return EndlessStream(data, prepare, seed=seed, buffer_size=shuffle_buffer_size)
-    return TrainingExamples(data, prepare, seed=seed)
-
-
-def evaluation_dataset(
-    dataset, split, *, image_processor, num_labels, streaming=False, image_column=None, mask_column=None
-):
-    """A split to evaluate on: whole photos, with labels at their own resolution.
-
-    Args:
-        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`,
-            `image_column` and `mask_column`.
-        image_processor ([`OffSegImageProcessor`]): the model's.
-        num_labels (`int`): number of classes, against which the first label maps are checked.
-
-    Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`: of `pixel_values` and `labels`.
-
-    Raises:
-        ValueError, FileNotFoundError: where the data cannot be found, or its labels are no class ids.
-    """
-    data = load_segmentation_dataset(
-        dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column
-    )
-    audit_first_labels(data, num_labels, image_processor.do_reduce_labels)
-    return evaluation_examples(data, PrepareExample(image_processor))
-
-
-def audit_first_labels(data, num_labels: int, reduce_labels: bool, num_examples: int = 16):
-    """Checks that the first label maps of a data set hold class ids, see [`~offseg_hf.data.audit_labels`].
-
-    Args:
-        data (`datasets.Dataset` or `datasets.IterableDataset`): with the columns `image` and `mask`.
-        num_labels (`int`): number of classes.
-        reduce_labels (`bool`): whether label 0 means "ignore" and classes count from 1.
-        num_examples (`int`, *optional*, defaults to 16): how many to check.
-
-    Raises:
-        ValueError: where they do not, with the remedy.
-    """
-    masks = [read_mask(example["mask"], name="mask") for example in islice(data, num_examples)]
-    audit_labels(masks, num_labels, reduce_labels=reduce_labels)
-
-
 def native_image_processor(config, image_processor):
     """The image processor to save beside a model, which does what the one that it was trained with does.
 
@@ -320,7 +231,7 @@ def evaluate_model(model: PreTrainedModel, image_processor, eval_dataset, batch_
     Args:
         model ([`transformers.PreTrainedModel`]): a model for semantic segmentation.
         image_processor ([`OffSegImageProcessor`]): the model's.
-        eval_dataset (`datasets.Dataset` or `datasets.IterableDataset`): see [`evaluation_dataset`].
+        eval_dataset (`datasets.Dataset` or `datasets.IterableDataset`): see [`~offseg_hf.data.evaluation_dataset`].
         batch_size (`int`, *optional*, defaults to 1): images per batch and device; more than 1 needs one size.
 
     Returns:
@@ -332,3 +243,73 @@ def evaluate_model(model: PreTrainedModel, image_processor, eval_dataset, batch_
     results = {name.removeprefix("eval_"): value for name, value in metrics.items()}
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch"}
     return {name: value for name, value in results.items() if name not in timings}
+
+
+def trainer_from_arguments(
+    model_args: ModelArguments, data_args: DataArguments, args: SegmentationTrainingArguments
+) -> Trainer:
+    """The Trainer of what was asked for: data, model and recipe.
+
+    Args:
+        model_args ([`ModelArguments`]): what to train.
+        data_args ([`DataArguments`]): what to train and evaluate on.
+        args ([`SegmentationTrainingArguments`]): the recipe.
+
+    Returns:
+        [`transformers.Trainer`]
+
+    Raises:
+        ValueError, FileNotFoundError: where something that was asked for cannot be had.
+    """
+    if model_args.labels is not None:
+        id2label = read_id2label(model_args.labels)
+    else:
+        id2label = {label_id: f"LABEL_{label_id}" for label_id in range(model_args.num_labels)}
+    edges = data_args.eval_size or data_args.resize
+    image_processor = OffSegImageProcessor(
+        size={"longest_edge": max(edges), "shortest_edge": min(edges)},
+        do_reduce_labels=data_args.do_reduce_labels,
+    )
+    transform = TrainTransform(
+        crop_size=tuple(data_args.crop_size),
+        resize=tuple(data_args.resize),
+        scale_range=tuple(data_args.scale_range),
+        category_max_ratio=data_args.category_max_ratio,
+        flip_probability=data_args.flip_probability,
+        photometric_distortion=data_args.photometric_distortion,
+        brightness=data_args.brightness,
+        contrast=tuple(data_args.contrast),
+        saturation=tuple(data_args.saturation),
+        hue=data_args.hue,
+        reduce_labels=data_args.do_reduce_labels,
+    )
+    source = {
+        "dataset": data_args.dataset,
+        "image_processor": image_processor,
+        "num_labels": len(id2label),
+        "streaming": data_args.streaming,
+        "image_column": data_args.image_column,
+        "mask_column": data_args.mask_column,
+    }
+    train_dataset = training_dataset(
+        split=data_args.train_split,
+        transform=transform,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        shuffle_buffer_size=data_args.shuffle_buffer_size,
+        **source,
+    )
+    eval_dataset = None
+    if data_args.eval_split != "none":
+        eval_dataset = evaluation_dataset(split=data_args.eval_split, **source)
+
+    fields = ("logit_normalization", "attention_loss_weight", "freeze_batch_norm")
+    overrides = {name: value for name in fields if (value := getattr(model_args, name)) is not None}
+    model = create_model(
+        model_args.variant,
+        model_args.model_name_or_path,
+        id2label,
+        trust_remote_code=model_args.trust_remote_code,
+        add_offset_learning=model_args.add_offset_learning,
+        **overrides,
+    )
+    return create_trainer(model, args, train_dataset, eval_dataset, image_processor)

@@ -57,3 +57,59 @@ class SegmentationTrainingArguments(TrainingArguments):
         for name in ("optim", "lr_scheduler_type"):
             if getattr(self, name) != defaults[name]:
                 raise ValueError(f"`{name}` cannot be set, since the recipe is AdamW with linear decay; leave it out.")
+
+
+def _option(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+def _options(default, text):
+    return field(default_factory=lambda: list(default), metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """What to train: an architecture, weights to start from, the classes."""
+
+    variant: str | None = _option(None, "Architecture, such as offseg-b0; random weights unless --model_name_or_path.")
+    model_name_or_path: str | None = _option(None, "Folder or Hub id of the weights to start from.")
+    labels: str | None = _option(None, "Class names separated by commas, or a .txt or .json file of them.")
+    num_labels: int | None = _option(None, "Number of classes, where they need no names.")
+    logit_normalization: str | None = _option(
+        None, "layer_norm, fitted_layer_norm or class_bias; by default what fits."
+    )
+    attention_loss_weight: float | None = _option(None, "Weight of a second loss on the coupled attention.")
+    freeze_batch_norm: bool | None = _option(
+        None, "Whether OffSeg-T, B, L keep the encoder's BatchNorm as it is; by default not where weights are random."
+    )
+    add_offset_learning: bool = _option(
+        False,
+        "Whether to replace the classifier of --model_name_or_path, any of transformers' models, by offset learning.",
+    )
+    trust_remote_code: bool = _option(False, "Whether to run model code that comes with the weights.")
+
+
+@dataclass
+class DataArguments:
+    """What to train and evaluate on, and how photos are augmented."""
+
+    dataset: list[str] = field(metadata={"help": "Hub id, folder, Parquet files or URL pattern."})
+    streaming: bool = _option(False, "Whether to read while training instead of before; needs --max_steps.")
+    train_split: str = _option("train", "Split to train on.")
+    eval_split: str = _option("validation", "Split to evaluate on; 'none' for no evaluation.")
+    image_column: str | None = _option(None, "Column of the photos, where it cannot be guessed.")
+    mask_column: str | None = _option(None, "Column of the label maps, where it cannot be guessed.")
+    shuffle_buffer_size: int = _option(500, "Examples among which a stream is shuffled.")
+    do_reduce_labels: bool = _option(False, "Whether label 0 means 'ignore' and classes count from 1.")
+    eval_size: list[int] = _options((), "Longest and shortest edge in evaluation; by default those of --resize.")
+    crop_size: list[int] = _options((512, 512), "Height and width of the training crop.")
+    resize: list[int] = _options((2048, 512), "Longest and shortest edge of the photo before the random scale.")
+    scale_range: list[float] = _options((0.5, 2.0), "Range of the random scale.")
+    category_max_ratio: float = _option(0.75, "Largest share of a crop that one class may fill.")
+    flip_probability: float = _option(0.5, "Probability of a horizontal flip.")
+    photometric_distortion: bool = _option(True, "Whether to change colours at random.")
+    brightness: float = _option(32.0, "Largest shift of brightness, of 255.")
+    contrast: list[float] = _options((0.5, 1.5), "Range of the contrast.")
+    saturation: list[float] = _options((0.5, 1.5), "Range of the saturation.")
+    hue: float = _option(18.0, "Largest turn of the hue, in degrees.")
+    overwrite: bool = _option(False, "Whether to write into an --output_dir that is not empty.")

@@ -65,17 +65,22 @@ def run(name, seed, id2label, args):
     from transformers import set_seed
 
     from offseg_hf import OffSegImageProcessor
-    from offseg_hf.data import TrainTransform
-    from offseg_hf.training import create_trainer, evaluation_dataset, training_dataset
+    from offseg_hf.data import TrainTransform, training_dataset
+    from offseg_hf.training import create_trainer
     from offseg_hf.training_arguments import SegmentationTrainingArguments
 
     set_seed(seed)
     model = create(name, id2label)
     image_processor = OffSegImageProcessor(size={"longest_edge": max(args.resize), "shortest_edge": min(args.resize)})
     transform = TrainTransform(crop_size=tuple(args.crop_size), resize=tuple(args.resize))
-    source = {"dataset": args.dataset, "image_processor": image_processor, "num_labels": len(id2label)}
-    train_dataset = training_dataset(split="train", transform=transform, seed=seed, **source)
-    eval_dataset = evaluation_dataset(split="validation", **source)
+    train_dataset = training_dataset(
+        args.dataset,
+        "train",
+        image_processor=image_processor,
+        transform=transform,
+        num_labels=len(id2label),
+        seed=seed,
+    )
     with tempfile.TemporaryDirectory() as folder:  # Trainer wants one
         training_args = SegmentationTrainingArguments(
             output_dir=folder, max_steps=args.max_steps, per_device_train_batch_size=args.batch_size, bf16=True,
@@ -83,11 +88,25 @@ def run(name, seed, id2label, args):
             warmup_steps=args.warmup_steps, save_strategy="no", seed=seed, data_seed=seed, logging_steps=100,
             use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip
-        trainer = create_trainer(model, training_args, train_dataset, eval_dataset, image_processor)
-        trainer.train()
-        metrics = trainer.evaluate()
-    results = {key.removeprefix("eval_"): value for key, value in metrics.items() if "iou" in key or "acc" in key}
-    return {"parameters": model.num_parameters(), **results}
+        create_trainer(model, training_args, train_dataset).train()
+    return {"parameters": model.num_parameters(), **measure(model, image_processor, id2label, args)}
+
+
+def measure(model, image_processor, id2label, args):
+    """The metrics of a model on the validation photos, labels at their own resolution."""
+    from tqdm import tqdm
+
+    from offseg_hf.data import load_segmentation_dataset
+    from offseg_hf.evaluation import named_results
+    from offseg_hf.inference import predict_label_map
+    from offseg_hf.metrics import SemanticSegmentationMetric
+    from offseg_hf.models.image_processing_offseg import read_mask
+
+    metric = SemanticSegmentationMetric(num_labels=len(id2label))
+    for example in tqdm(load_segmentation_dataset(args.dataset, "validation"), unit="photo"):
+        prediction = predict_label_map(model, image_processor, example["image"])
+        metric.add(prediction=prediction, reference=read_mask(example["mask"]))
+    return named_results(metric.compute(), id2label)
 
 
 def create(name, id2label):

@@ -37,9 +37,10 @@ def main(argv=None):
         parser.error(f"`--output` must not exist, and {output} does: name another file, or pass --overwrite.")
 
     from offseg_hf import OffSegImageProcessor
+    from offseg_hf.data import evaluation_dataset
     from offseg_hf.hub import dataset_id, weights_digest, write_record
     from offseg_hf.inference import load_model
-    from offseg_hf.training import evaluate_model, evaluation_dataset
+    from offseg_hf.training import evaluate_model
 
     try:
         settings = {"do_reduce_labels": True} if args.do_reduce_labels else {}

@@ -21,7 +21,7 @@ from offseg_hf import (
     OffsetLearningConfig,
     OffsetLearningForSemanticSegmentation,
 )
-from offseg_hf.data import TrainTransform
+from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
 from offseg_hf.evaluation import BatchMetrics, named_results
 from offseg_hf.metrics import SemanticSegmentationMetric
@@ -32,9 +32,7 @@ from offseg_hf.training import (
     create_model,
     create_trainer,
     evaluate_model,
-    evaluation_dataset,
     num_training_steps,
-    training_dataset,
 )
 from offseg_hf.training_arguments import SegmentationTrainingArguments
 
