@@ -9,6 +9,8 @@ from pathlib import Path
 import datasets
 from datasets.data_files import resolve_pattern
 
+from offseg_hf.data.presets import PRESETS, find_preset
+
 SPLIT_SPELLINGS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid"),
@@ -23,7 +25,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MAX_FILE_SHARDS = 64  # of a streamed folder of image files: enough to shuffle and to feed many workers
 
 
-def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=None, mask_column=None):
+def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=None, mask_column=None, data_dir=None):
     """A split of a segmentation data set as two columns of files, decoded by whoever reads them.
 
     Args:
@@ -34,12 +36,15 @@ def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=N
             - a folder of image files: `images/<split>/…` and `masks/<split>/…`, or `<split>/images/…` and
               `<split>/masks/…` (also named `annotations` or `labels`), paired by name, or with a `metadata.jsonl` of
               `image_file_name` and `mask_file_name`;
-            - the id of a data set on the Hub.
+            - the id of a data set on the Hub;
+            - the name of a preset: `ade20k`, `cityscapes`, `coco_stuff` or `pascal_context`.
         split (`str`): name of the split; `validation`, `valid` and `val` mean the same, `train` and `training` too.
             Files that carry no split in their name are the training split.
         streaming (`bool`): whether to read while iterating rather than to prepare everything in a cache first.
         image_column (`str`, *optional*): the photos' column, if its name or type does not tell.
         mask_column (`str`, *optional*): the label maps' column, if its name or type does not tell.
+        data_dir (`str`, *optional*): where a preset's data is: the folder of its official download, or any place that
+            `dataset` can name otherwise; by default the preset's repository on the Hub.
 
     Returns:
         `datasets.Dataset` or, streamed, `datasets.IterableDataset` (a shard per Parquet file), with the columns
@@ -49,17 +54,52 @@ def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=N
         FileNotFoundError: the path does not exist, or photos and masks do not pair up.
         ValueError: the split, the columns or the folder's layout is not clear.
     """
+    preset, hub = find_preset(dataset), None
+    if preset is not None:
+        dataset, hub = _place_of_preset(preset, dataset, data_dir)
+    elif data_dir is not None:
+        raise ValueError(
+            f"`data_dir` must be left out where `dataset` is none of {', '.join(PRESETS)}, got {data_dir} for "
+            f"{dataset}; name the place as `dataset` itself."
+        )
     sources = [str(source) for source in (dataset if isinstance(dataset, (list, tuple)) else [dataset])]
     folder = Path(sources[0]).expanduser() if len(sources) == 1 else None
     if folder and folder.is_dir() and not _parquet_files_below(folder):
-        pairs = _pairs_of_files(folder, split, image_column, mask_column)
+        pairs = find_pairs(folder, split, preset, image_column, mask_column)
         return _dataset_of_pairs(pairs, streaming)
     if len(sources) == 1 and is_hub_id(sources[0]):
-        data = _load_from_hub(sources[0], split, streaming)
+        data = _load_from_hub(sources[0], split, streaming, hub.load_options if hub else {})
     else:
         files = _parquet_files(sources, split)
         data = datasets.load_dataset("parquet", data_files={"train": files}, split="train", streaming=streaming)
+    if hub is not None:
+        image_column, mask_column = image_column or hub.image_column, mask_column or hub.mask_column
     return _as_image_and_mask(data, image_column, mask_column)
+
+
+def _place_of_preset(preset, name, data_dir):
+    """Where a preset's data is, and what is known of it if it is the preset's own repository on the Hub."""
+    name = name if isinstance(name, str) else str(name[0])
+    if data_dir is None:
+        if Path(name).exists():
+            raise ValueError(
+                f"`dataset` must be unambiguous, but {name} is a preset and a path here too; pass ./{name} for the "
+                f"path alone, or `--data_dir {name}` besides for the preset's data there."
+            )
+        if preset.hub is None:
+            raise ValueError(
+                f"`data_dir` must name the folder of {preset.title}, of which the Hub has no copy with these classes; "
+                f"make it of the official files ({preset.layouts[0]}) and pass `--data_dir FOLDER`."
+            )
+        return preset.hub.repo_id, preset.hub
+    data_dir = str(data_dir)
+    is_elsewhere = is_hub_id(data_dir) or re.search(r"://|[*?{\[]", data_dir)
+    if not is_elsewhere and not Path(data_dir).expanduser().exists():
+        raise FileNotFoundError(
+            f"`data_dir` must be the folder of {preset.title}, its Parquet files or a Hub id, but there is no "
+            f"{data_dir}; leave it out to read from the Hub."
+        )
+    return data_dir, preset.hub if preset.hub and data_dir == preset.hub.repo_id else None
 
 
 # Splits
@@ -177,9 +217,9 @@ def is_hub_id(source):
     return "/" not in source or not path.parent.exists()
 
 
-def _load_from_hub(dataset, split, streaming):
+def _load_from_hub(dataset, split, streaming, load_options):
     try:
-        names = datasets.get_dataset_split_names(dataset)
+        names = datasets.get_dataset_split_names(dataset, **load_options)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
@@ -187,14 +227,31 @@ def _load_from_hub(dataset, split, streaming):
             f"be opened on the Hub: {reason}"
         ) from error
     name = _choose_split({name: name for name in names}, split, dataset)
-    return datasets.load_dataset(dataset, split=name, streaming=streaming)
+    return datasets.load_dataset(dataset, split=name, streaming=streaming, **load_options)
 
 
 # Image files
 
 
-def _pairs_of_files(folder, split, image_column, mask_column):
-    """(photo, mask) paths of a split of a folder of image files, sorted."""
+def find_pairs(folder, split, preset=None, image_column=None, mask_column=None):
+    """The photos and masks of a split of a folder of image files.
+
+    Args:
+        folder (`Path`): see [`load_segmentation_dataset`], as `split`, `image_column` and `mask_column`.
+        preset ([`~offseg_hf.data.presets.DatasetPreset`], *optional*): the data set, in whose official layout the
+            folder may be.
+
+    Returns:
+        `list[tuple[Path, Path]]`: paths of photo and mask, sorted.
+
+    Raises:
+        FileNotFoundError: photos and masks do not pair up.
+        ValueError: the split or the folder's layout is not clear.
+    """
+    for layout in preset.layouts if preset else ():
+        if roots := layout.find(folder):
+            name = _choose_split({name: name for name in roots}, split, folder)
+            return layout.pairs(roots[name], name)
     tables = {file.parent: file for file in (folder / "metadata.jsonl", *folder.glob("*/metadata.jsonl"))}
     tables = {parent: file for parent, file in tables.items() if file.exists()}
     if tables:
@@ -209,6 +266,11 @@ def _pairs_of_files(folder, split, image_column, mask_column):
                 f"{name!r}: {by_split[name][1]} and {masks}."
             )
         by_split[name] = photos, masks
+    if not by_split and preset:
+        raise ValueError(
+            f"`data_dir` must be the official folder of {preset.title} ({preset.layouts[0]}) or one of Parquet files, "
+            f"but {folder} is neither; name the folder that these begin in."
+        )
     if not by_split:
         raise ValueError(
             f"`dataset` must be a folder of Parquet files, of images/<split> and masks/<split>, of <split>/images and "
