@@ -50,21 +50,24 @@ def is_in_head(name):
     return any("head" in part or part in heads_of_mask2former for part in name.split(".")[:3])
 
 
-def learning_rate_factor(step: int, num_warmup_steps: int, num_training_steps: int, start_factor: float) -> float:
-    """Learning rate of a step as a multiple of the full one: linear warm-up, then linear decay to 0.
+def learning_rate_factor(
+    step: int, num_warmup_steps: int, num_training_steps: int, start_factor: float, decay_power: float = 1.0
+) -> float:
+    """Learning rate of a step as a multiple of the full one: linear warm-up, then polynomial decay to 0.
 
     Args:
         step (`int`): steps taken so far.
         num_warmup_steps (`int`): steps until the full learning rate.
         num_training_steps (`int`): steps until 0.
         start_factor (`float`): the multiple of step 0.
+        decay_power (`float`, *optional*, defaults to 1): exponent of the decay; 1 for a linear one.
 
     Returns:
         `float`: in [0, 1].
     """
     if step < num_warmup_steps:
         return start_factor + (1 - start_factor) * step / num_warmup_steps
-    return max(0.0, (num_training_steps - step) / (num_training_steps - num_warmup_steps))
+    return max(0.0, (num_training_steps - step) / (num_training_steps - num_warmup_steps)) ** decay_power
 
 
 def create_optimizer_and_scheduler(model: nn.Module, args: SegmentationTrainingArguments, num_training_steps: int):
@@ -72,7 +75,7 @@ def create_optimizer_and_scheduler(model: nn.Module, args: SegmentationTrainingA
 
     Args:
         model (`torch.nn.Module`): the model.
-        args ([`SegmentationTrainingArguments`]): learning rates, weight decay, AdamW's betas and the warm-up.
+        args ([`SegmentationTrainingArguments`]): learning rates, weight decay, AdamW's betas, warm-up and decay.
         num_training_steps (`int`): optimiser steps of the whole training.
 
     Returns:
@@ -92,6 +95,8 @@ def create_optimizer_and_scheduler(model: nn.Module, args: SegmentationTrainingA
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: learning_rate_factor(step, num_warmup_steps, num_training_steps, args.warmup_start_factor),
+        lambda step: learning_rate_factor(
+            step, num_warmup_steps, num_training_steps, args.warmup_start_factor, args.lr_decay_power
+        ),
     )
     return optimizer, scheduler

@@ -15,6 +15,15 @@ class SegmentationTrainingArguments(TrainingArguments):
             of `learning_rate`, the encoder's.
         warmup_start_factor (`float`, *optional*, defaults to 1e-6): learning rate of the first step as a multiple of
             the full one.
+        lr_decay_power (`float`, *optional*, defaults to 1): exponent of the decay to 0 after the warm-up; 1 for a
+            linear one.
+        total_batch_size (`int`, *optional*): images per step over all devices and accumulated batches, from which
+            `per_device_train_batch_size` follows.
+        num_prediction_examples (`int`, *optional*, defaults to 4): examples whose predictions are drawn at every
+            evaluation; 0 for none.
+
+    Raises:
+        ValueError: where an argument contradicts the recipe, or the batch sizes contradict each other.
     """
 
     learning_rate: float = field(default=6e-5, metadata={"help": "Learning rate of the encoder."})
@@ -28,8 +37,16 @@ class SegmentationTrainingArguments(TrainingArguments):
     warmup_start_factor: float = field(
         default=1e-6, metadata={"help": "Learning rate of the first step, as a multiple of the full one."}
     )
+    lr_decay_power: float = field(
+        default=1.0, metadata={"help": "Exponent of the decay to 0 after the warm-up; 1 for a linear one."}
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 for any."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Images per device and step."})
+    total_batch_size: int | None = field(
+        default=None, metadata={"help": "Images per step, over all devices and accumulated batches."}
+    )
+    per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Images per device and batch; by default 16, or as --total_batch_size has it."}
+    )
     per_device_eval_batch_size: int = field(
         default=1, metadata={"help": "Images per device in evaluation; more than 1 needs images of one size."}
     )
@@ -39,6 +56,13 @@ class SegmentationTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False: images are decoded late."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be True: no prediction is kept."})
     metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "Metric of the best model."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Whether to log the first step."})
+    logging_steps: float = field(
+        default=20, metadata={"help": "Steps from log to log; a number below 1 is a share of all steps."}
+    )
+    num_prediction_examples: int = field(
+        default=4, metadata={"help": "Examples whose predictions are drawn at every evaluation; 0 for none."}
+    )
     # In the order of the base class, the only one that HfArgumentParser understands.
     report_to: None | str | list[str] = field(  # noqa: RUF036
         default="none", metadata={"help": "Integrations to report to."}
@@ -56,7 +80,25 @@ class SegmentationTrainingArguments(TrainingArguments):
         defaults = {field.name: field.default for field in fields(TrainingArguments)}
         for name in ("optim", "lr_scheduler_type"):
             if getattr(self, name) != defaults[name]:
-                raise ValueError(f"`{name}` cannot be set, since the recipe is AdamW with linear decay; leave it out.")
+                raise ValueError(
+                    f"`{name}` cannot be set, since the recipe is AdamW with polynomial decay; leave it out, or set "
+                    "`lr_decay_power`."
+                )
+        self._set_batch_size()
+
+    def _set_batch_size(self):
+        num_batches = self.world_size * max(1, self.n_gpu) * self.gradient_accumulation_steps
+        if self.per_device_train_batch_size is None:
+            total = 16 * num_batches if self.total_batch_size is None else self.total_batch_size
+            self.per_device_train_batch_size = total // num_batches
+        found = self.per_device_train_batch_size * num_batches
+        if self.total_batch_size not in (None, found):
+            raise ValueError(
+                "`total_batch_size` must be devices × `gradient_accumulation_steps` × `per_device_train_batch_size`, "
+                f"got {self.total_batch_size} for {num_batches // self.gradient_accumulation_steps} × "
+                f"{self.gradient_accumulation_steps} × {self.per_device_train_batch_size}; change one of them, such "
+                f"as `--total_batch_size {max(found, num_batches)}`."
+            )
 
 
 def _option(default, text):
@@ -73,6 +115,9 @@ class ModelArguments:
 
     variant: str | None = _option(None, "Architecture, such as offseg-b0; random weights unless --model_name_or_path.")
     model_name_or_path: str | None = _option(None, "Folder or Hub id of the weights to start from.")
+    recipe: str | None = _option(
+        None, "Data set of the paper whose recipe to train by, such as ade20k; what else is given wins over it."
+    )
     labels: str | None = _option(None, "Class names separated by commas, or a .txt or .json file of them.")
     num_labels: int | None = _option(None, "Number of classes, where they need no names.")
     logit_normalization: str | None = _option(

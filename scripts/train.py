@@ -18,11 +18,16 @@ def main(argv=None):
     from transformers import HfArgumentParser, set_seed
 
     from offseg_hf.hub import check_repository, push_to_hub, write_training_record
+    from offseg_hf.recipes import apply_recipe
     from offseg_hf.training import check_output_dir, trainer_from_arguments
     from offseg_hf.training_arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
 
     parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments))
-    model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+    try:
+        apply_recipe(parser, argv)
+        model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     if (model_args.labels is None) == (model_args.num_labels is None):
         parser.error("give the classes either as --labels sky,road,car (or a file) or as --num_labels 3")
     publish, args.push_to_hub = args.push_to_hub, False  # Trainer's own way leaves out code and card

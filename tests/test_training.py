@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_mask2former
 from torch import nn
 from transformers import (
     AutoImageProcessor,
@@ -16,9 +17,6 @@ from offseg_hf import (
     OffSegConfig,
     OffSegForSemanticSegmentation,
     OffSegImageProcessor,
-    OffSegMask2FormerConfig,
-    OffSegMask2FormerForUniversalSegmentation,
-    OffsetLearningConfig,
     OffsetLearningForSemanticSegmentation,
 )
 from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
@@ -26,7 +24,6 @@ from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
 from offseg_hf.evaluation import BatchMetrics, named_results
 from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.image_processing_offseg import upsampled_label_map
-from offseg_hf.optimization import create_optimizer_and_scheduler, learning_rate_factor, parameter_groups
 from offseg_hf.training import (
     check_output_dir,
     create_model,
@@ -78,24 +75,8 @@ def arguments(folder, **values):
 # Models that classify masks
 
 
-def tiny_mask2former():
-    torch.manual_seed(0)
-    swin = {"model_type": "swin", "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2], "window_size": 4}
-    widths = ("feature_size", "mask_feature_size", "hidden_dim", "encoder_feedforward_dim", "dim_feedforward")
-    config = OffSegMask2FormerConfig(
-        backbone_config={**swin, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
-        **dict.fromkeys(widths, 32),
-        num_attention_heads=2,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_queries=8,
-        id2label=ID2LABEL,
-    )
-    return OffSegMask2FormerForUniversalSegmentation(config)
-
-
 def test_mask2former_is_trained_and_measured_and_saved_with_its_native_processor(scenes, image_processor, tmp_path):
-    model = tiny_mask2former()
+    model = tiny_mask2former(id2label=ID2LABEL)
     start = {name: parameter.clone() for name, parameter in model.named_parameters()}
     eval_data = evaluation_dataset(
         str(scenes), "validation", image_processor=image_processor, num_labels=len(ID2LABEL)
@@ -112,25 +93,6 @@ def test_mask2former_is_trained_and_measured_and_saved_with_its_native_processor
     pixels = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     native, ours = (p(images=pixels, return_tensors="pt")["pixel_values"] for p in (processor, image_processor))
     torch.testing.assert_close(native, ours, rtol=0, atol=1e-5)
-
-
-def test_head_of_mask2former_is_all_but_its_backbone():
-    model = tiny_mask2former()
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for group in parameter_groups(model, 1e-4, 0.05, 10):
-        for name in (names[parameter] for parameter in group["params"]):
-            in_backbone = name.startswith("model.pixel_level_module.encoder.")
-            assert group["lr"] == pytest.approx(1e-4 if in_backbone else 1e-3), name
-
-
-def test_head_is_found_in_a_wrapped_model():
-    model = OffsetLearningForSemanticSegmentation(
-        OffsetLearningConfig(base_config=SegformerConfig(**TINY, decoder_hidden_size=16, num_labels=4))
-    )
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for group in parameter_groups(model, 1e-4, 0.05, 10):
-        for name in (names[parameter] for parameter in group["params"]):
-            assert group["lr"] == pytest.approx(1e-3 if name.startswith("model.decode_head.") else 1e-4), name
 
 
 def test_offset_learning_is_added_to_any_model(tmp_path):
@@ -164,47 +126,7 @@ def test_batch_norm_is_not_frozen_when_weights_are_random():
     assert create_model("offseg-t", None, ID2LABEL, freeze_batch_norm=True).config.freeze_batch_norm is True
 
 
-# The optimiser and its schedule
-
-
-def test_every_parameter_is_in_one_group_when_grouped():
-    model = tiny_model()
-    grouped = [p for group in parameter_groups(model, 1e-3, 0.01, 10) for p in group["params"]]
-    assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
-
-
-def test_head_learns_faster_and_norm_layers_do_not_decay():
-    model = tiny_model()
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for group in parameter_groups(model, 1e-3, 0.01, 10):
-        for name in (names[parameter] for parameter in group["params"]):
-            is_norm = isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.LayerNorm, nn.BatchNorm2d))
-            assert group["weight_decay"] == (0 if is_norm else 0.01), name
-            assert group["lr"] == pytest.approx(1e-2 if name.startswith("decode_head.") else 1e-3), name
-
-
-def test_class_bias_does_not_decay():
-    model = tiny_model(logit_normalization="class_bias")
-    bias = model.decode_head.offset_learning.mask_norm.bias
-    (group,) = [g for g in parameter_groups(model, 1e-3, 0.01, 10) if any(p is bias for p in g["params"])]
-    assert group["weight_decay"] == 0
-
-
-def test_frozen_parameters_are_left_out():
-    model = tiny_model()
-    model.segformer.requires_grad_(False)
-    grouped = {p for group in parameter_groups(model, 1e-3, 0.01, 10) for p in group["params"]}
-    assert grouped == set(model.decode_head.parameters())
-
-
-def test_learning_rate_follows_the_closed_form():
-    factors = [learning_rate_factor(step, 1500, 160_000, 1e-6) for step in (0, 750, 1500, 80_000, 160_000)]
-    assert factors == pytest.approx([1e-6, (1 + 1e-6) / 2, 1, 80_000 / 158_500, 0])
-
-
-def test_error_is_raised_when_the_warmup_is_not_shorter_than_the_training(tmp_path):
-    with pytest.raises(ValueError, match=r"`warmup_steps` must be less than the 10 steps .*`--warmup_steps 0.05`"):
-        create_optimizer_and_scheduler(tiny_model(), arguments(tmp_path, warmup_steps=10), 10)
+# The schedule
 
 
 @pytest.mark.parametrize(

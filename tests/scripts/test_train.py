@@ -71,6 +71,8 @@ def test_training_equals_the_uninterrupted_one_when_resumed(folder, tmp_path):
     ("more", "message"),
     [
         (["--num_labels", "8"], "give the classes either as --labels"),
+        (["--recipe", "kitti"], "`recipe` must be one of ade20k-mask2former, ade20k-segformer"),
+        (["--recipe", "ade20k", "--total_batch_size", "5"], "`total_batch_size` must be devices"),
         (["--variant", "offseg-b9", "--overwrite"], "`name` must be one of offseg-b0, offseg-b1"),
         (["--eval_split", "train2", "--overwrite"], "`split` must be one of the splits"),
         (["--do_reduce_labels", "--labels", "a,b,c", "--overwrite"], "`masks` must hold ids up to 3"),
