@@ -2,11 +2,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_mask2former
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
-from offseg_hf.inference import find_images, predict_label_map, predicted_labels
+from offseg_hf import (
+    OffSegConfig,
+    OffSegForSemanticSegmentation,
+    inference,
+)
+from offseg_hf.inference import (
+    find_images,
+    label_maps_in_bands,
+    predict_label_map,
+    predicted_labels,
+    sliding_window_logits,
+)
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 
 TINY = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
@@ -136,3 +147,179 @@ def test_find_images_raises_when_nothing_is_there(tmp_path):
 def test_find_images_raises_when_a_folder_has_no_image(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`source` must hold image files \(.bmp, .*sub-folders"):
         find_images(tmp_path)
+
+
+# Sliding windows
+
+
+def scores_of(model, pixel_values):
+    """Logits; of models that classify masks, the sum of the queries' masks, weighted by their classes."""
+    outputs = model(pixel_values)
+    if hasattr(outputs, "logits"):
+        return outputs.logits
+    classes = outputs.class_queries_logits.softmax(dim=-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
+    masks = outputs.masks_queries_logits.sigmoid()  # (B, Q, h, w)
+    return (classes @ masks.flatten(2)).unflatten(2, masks.shape[2:])
+
+
+@torch.no_grad()
+def expected_logits(model, pixel_values, window_size=None, stride=None):
+    """Every pixel by itself: the mean of what the windows over it say."""
+    (height, width), upsampled = pixel_values.shape[2:], {}
+    window_size, stride = window_size or (height, width), stride or (height, width)
+    for top in {min(index * stride[0], max(height - window_size[0], 0)) for index in range(height)}:
+        for left in {min(index * stride[1], max(width - window_size[1], 0)) for index in range(width)}:
+            window = pixel_values[:, :, top : top + window_size[0], left : left + window_size[1]]
+            logits = scores_of(model.eval(), window)
+            upsampled[top, left] = torch.nn.functional.interpolate(logits, window.shape[2:], mode="bilinear")
+    pixels = []
+    for row in range(height):
+        for column in range(width):
+            over = [
+                logits[:, :, row - top, column - left]
+                for (top, left), logits in upsampled.items()
+                if 0 <= row - top < window_size[0] and 0 <= column - left < window_size[1]
+            ]
+            pixels.append(torch.stack(over).mean(dim=0))
+    return torch.stack(pixels, dim=2).unflatten(2, (height, width))
+
+
+def assert_largest(label_maps, scores):
+    """Each id has the largest score, up to rounding."""
+    found = scores.gather(1, label_maps[:, None])[:, 0]
+    assert (scores.amax(dim=1) - found).max() < 1e-5
+    assert (label_maps == scores.argmax(dim=1)).float().mean() > 0.99
+
+
+def photos(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("size", "window_size", "stride"),
+    [
+        ((96, 128), (64, 64), (32, 64)),  # windows fit
+        ((75, 110), (64, 48), (30, 48)),  # the last ones are shifted back
+        ((64, 101), (64, 64), (7, 64)),  # one row
+        ((40, 50), (64, 64), (32, 32)),  # the photo is smaller
+        ((40, 90), (64, 64), (64, 32)),  # in one direction
+    ],
+)
+def test_sliding_windows_give_the_mean_over_the_windows(size, window_size, stride):
+    model, pixel_values = tiny_offseg(5), photos(2, 3, *size)
+    logits = sliding_window_logits(model, pixel_values, window_size, stride)
+    torch.testing.assert_close(logits, expected_logits(model, pixel_values, window_size, stride), rtol=0, atol=1e-5)
+
+
+def test_sliding_windows_over_a_model_that_classifies_masks():
+    model, pixel_values = tiny_mask2former(num_labels=3), photos(1, 3, 64, 90)
+    scores = sliding_window_logits(model, pixel_values, (64, 64), (32, 32))
+    torch.testing.assert_close(scores, expected_logits(model, pixel_values, (64, 64), (32, 32)), rtol=0, atol=1e-5)
+    assert_largest(label_maps_in_bands(model, [pixel_values], (64, 90), 64, 32), scores)
+
+
+def test_sliding_windows_are_square_when_a_number_is_given():
+    model, pixel_values = tiny_offseg(3), photos(1, 3, 80, 80)
+    logits = sliding_window_logits(model, pixel_values, 64, 32)
+    assert torch.equal(logits, sliding_window_logits(model, pixel_values, (64, 64), (32, 32)))
+
+
+def test_sliding_windows_over_a_model_in_training_and_bfloat16():
+    model, pixel_values = tiny_offseg(3).train().bfloat16(), photos(1, 3, 64, 80)
+    logits = sliding_window_logits(model, pixel_values, 64, 32)
+    assert logits.dtype == torch.float32 and logits.shape == (1, 3, 64, 80) and model.training
+    expected = expected_logits(model, pixel_values.bfloat16(), (64, 64), (32, 32)).float()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("stride", [0, (65, 32), (32, 65), None])
+def test_stride_that_leaves_gaps_raises(stride):
+    with pytest.raises(ValueError, match="`stride` must be from 1 to the `window_size` down and across, got"):
+        sliding_window_logits(tiny_offseg(3), photos(1, 3, 128, 128), 64, stride)
+
+
+def test_stride_without_windows_raises(photo):
+    with pytest.raises(ValueError, match="`window_size` must be given where `stride` is, got the stride 32 alone"):
+        predict_label_map(tiny_offseg(3), OffSegImageProcessor(size=64), photo, stride=32)
+
+
+# Label maps in bands
+
+
+@pytest.fixture(params=[1, 4000], ids=["row by row", "band by band"])
+def bands(request, monkeypatch):
+    monkeypatch.setattr(inference, "MAX_BAND_VALUES", request.param)
+
+
+@pytest.mark.parametrize("size", [(75, 110), (150, 97), (31, 40)])
+@pytest.mark.parametrize("windows", [(None, None), ((64, 48), (30, 48))], ids=["whole", "windows"])
+def test_label_maps_in_bands_are_the_largest_logits_resized(bands, size, windows):
+    model, pixel_values = tiny_offseg(5), photos(2, 3, 75, 110)
+    logits = expected_logits(model, pixel_values, *windows)
+    scores = torch.nn.functional.interpolate(logits, size, mode="bilinear")
+    label_maps = label_maps_in_bands(model, [pixel_values], size, *windows)
+    assert label_maps.shape == (2, *size)
+    assert_largest(label_maps, scores)
+
+
+def test_label_maps_of_several_views_are_those_of_the_mean_probability(bands):
+    model, size = tiny_offseg(5), (70, 90)
+    views = [photos(1, 3, 64, 80), photos(1, 3, 96, 120)]
+    probabilities = []
+    for pixel_values in views:
+        for mirrored in (False, True):
+            given = pixel_values.flip(-1) if mirrored else pixel_values
+            logits = torch.nn.functional.interpolate(
+                expected_logits(model, given, (64, 64), (40, 40)), size, mode="bilinear"
+            )
+            probabilities.append((logits.flip(-1) if mirrored else logits).softmax(dim=1))
+    label_maps = label_maps_in_bands(model, views, size, (64, 64), (40, 40), flip=True)
+    assert_largest(label_maps, torch.stack(probabilities).sum(dim=0))
+
+
+def test_label_maps_of_several_views_of_masks_are_those_of_the_mean_score():
+    model, pixel_values = tiny_mask2former(num_labels=3), photos(1, 3, 64, 96)
+    scores = expected_logits(model, pixel_values) + expected_logits(model, pixel_values.flip(-1)).flip(-1)
+    assert_largest(label_maps_in_bands(model, [pixel_values], (64, 96), flip=True), scores)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_label_maps_of_a_single_class_hold_1_where_it_is_likely(flip):
+    model, pixel_values = tiny_offseg(1), photos(1, 3, 64, 96)
+    with torch.no_grad():
+        model.decode_head.offset_learning.mask_norm.bias -= expected_logits(model, pixel_values).median()
+    probabilities = expected_logits(model, pixel_values).sigmoid()
+    if flip:
+        probabilities = (probabilities + expected_logits(model, pixel_values.flip(-1)).sigmoid().flip(-1)) / 2
+    label_maps = label_maps_in_bands(model, [pixel_values], (64, 96), flip=flip)
+    assert label_maps.unique().tolist() == [0, 1]
+    assert ((label_maps == (probabilities[:, 0] > 0.5)) | ((probabilities[:, 0] - 0.5).abs() < 1e-6)).all()
+
+
+def test_label_maps_in_bands_keep_far_less_than_all_logits(monkeypatch):
+    monkeypatch.setattr(inference, "MAX_BAND_VALUES", 2**16)
+    held = []
+
+    class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            result = function(*arguments, **(keywords or {}))
+            held.append(
+                max((t.numel() for t in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(t)), default=0)
+            )
+            return result
+
+    model, pixel_values = tiny_offseg(100), torch.zeros(1, 3, 768, 128)
+    with LargestTensor():
+        label_maps = label_maps_in_bands(model, [pixel_values], (768, 128), 64, 64)
+    assert label_maps.shape == (1, 768, 128)
+    assert max(held) <= pixel_values.numel() < 100 * 768 * 128 / 30  # nothing is larger than the photo itself
+
+
+def test_label_map_of_a_photo_in_windows(photo):
+    model, image_processor = tiny_offseg(5), OffSegImageProcessor(size={"shortest_edge": 72, "longest_edge": 200})
+    label_map = predict_label_map(model, image_processor, photo, window_size=(64, 64), stride=(32, 32))
+    pixel_values = image_processor(images=photo, return_tensors="pt")["pixel_values"]
+    logits = expected_logits(model, pixel_values, (64, 64), (32, 32))
+    assert label_map.dtype == np.uint8 and label_map.shape == (61, 90)
+    scores = torch.nn.functional.interpolate(logits, (61, 90), mode="bilinear")
+    assert_largest(torch.from_numpy(label_map.astype(int))[None], scores)
