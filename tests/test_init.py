@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "inference": {"models"},
     "visualization": {"models"},
     "training_arguments": set(),
-    "recipes": {"variants"},
+    "recipes": {"variants", "data"},
     "optimization": {"models", "training_arguments"},
     "evaluation": {"models", "data", "metrics", "inference", "visualization"},
     "training": {

@@ -45,7 +45,11 @@ def test_every_number_of_a_recipe_is_an_argument_and_arrives(recipe):
 def test_data_and_length_are_those_of_the_row(recipe):
     _, data_args, args = parse("--recipe", recipe)
     crop_size, edges, steps, batch_size = ROWS[recipe.split("-")[0]]
-    assert (data_args.crop_size, data_args.resize, data_args.eval_size) == (crop_size, edges, edges)
+    assert (data_args.crop_size, data_args.resize, data_args.eval_size or data_args.resize) == (
+        crop_size,
+        edges,
+        edges,
+    )
     assert data_args.scale_range == [0.5, 2.0]
     assert (args.max_steps, args.per_device_train_batch_size) == (steps, batch_size)
 
@@ -155,11 +159,10 @@ def test_epochs_that_are_given_win_over_the_recipes_steps():
 def test_defaults_are_those_of_ade20k():
     recipe = read_recipe("ade20k-segformer")
     _, data_args, args = parse()
-    not_by_default = {"max_steps": -1, "total_batch_size": None, "eval_size": []}
+    not_by_default = {"max_steps": -1, "total_batch_size": None}
     for name, value in (recipe | not_by_default).items():
         assert getattr(data_args if hasattr(data_args, name) else args, name) == value, name
     assert args.per_device_train_batch_size == recipe["total_batch_size"]
-    assert data_args.resize == recipe["eval_size"]  # which evaluation takes by default
 
 
 def test_error_when_the_batch_of_a_recipe_is_not_the_one_of_a_device():

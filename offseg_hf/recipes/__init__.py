@@ -1,7 +1,8 @@
 """The paper's training recipes (arXiv 2508.08811): a file of training arguments per data set and family of models.
 
-What a file does not say, such as the strengths of the colour changes, is the same in all of them and the default of
-the argument. Mask2Former's encoder has a tenth of the head's learning rate, 1e-4, which is written as 1e-5 and a head
+The sizes of photos and crops are the data set's, and stand with it in offseg_hf/data/presets.py; evaluation has those
+of training. What neither says, such as the strengths of the colour changes, is the same for all and the default of its
+argument. Mask2Former's encoder has a tenth of the head's learning rate, 1e-4, which is written as 1e-5 and a head
 factor of 10.
 """
 
@@ -11,11 +12,12 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from offseg_hf.data.presets import PRESETS
 from offseg_hf.variants import variant_config
 
 RECIPES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("*.json")))
 _FAMILIES = {
-    "segformer": ("segformer", "offseg", "offseg_efficientformer"),
+    "segformer": ("segformer", "offseg", "offseg_efficientformer"),  # the paper's own OffSeg-T, B, L too
     "segnext": ("offseg_segnext",),
     "mask2former": ("mask2former", "offseg_mask2former"),
 }
@@ -42,7 +44,9 @@ def read_recipe(name: str, model_type: str | None = None) -> dict:
             f"`recipe` must be one of {', '.join(RECIPES)}, or its first part where the model is of that family, got "
             f"{name!r} for a model of type {model_type}."
         )
-    return json.loads(Path(__file__).with_name(f"{found[0]}.json").read_text())
+    preset = PRESETS[found[0].split("-")[0]]
+    sizes = {size: list(getattr(preset, size)) for size in ("crop_size", "resize")}
+    return sizes | json.loads(Path(__file__).with_name(f"{found[0]}.json").read_text())
 
 
 def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None):
