@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, RepoCard, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForUniversalSegmentation
@@ -163,16 +163,17 @@ def write_repository(
     return sorted(output.iterdir())
 
 
-def check_repository(repo_id: str, private: bool = False, token: str | None = None):
-    """Checks that a model can be published in a repository, before any work is done for it.
+def check_repository(repo_id: str, private: bool = False, token: str | None = None, repo_type: str = "model"):
+    """Checks that something can be published in a repository, before any work is done for it.
 
     Args:
         repo_id (`str`): the repository, `"NAMESPACE/NAME"`; it need not exist.
         private (`bool`, *optional*, defaults to `False`): whether nobody else shall see it.
         token (`str`, *optional*): token of the Hub; by default that of `HF_TOKEN` or of `hf auth login`.
+        repo_type (`str`, *optional*, defaults to `"model"`): or `"dataset"`.
 
     Returns:
-        [`huggingface_hub.ModelInfo`] or `None`: the repository, where it exists.
+        [`huggingface_hub.ModelInfo`], [`huggingface_hub.DatasetInfo`] or `None`: the repository, where it exists.
 
     Raises:
         ValueError: where `repo_id` is none, or the repository shall be private and is public.
@@ -201,26 +202,32 @@ def check_repository(repo_id: str, private: bool = False, token: str | None = No
         )
     with _one_sentence(repo_id):
         try:
-            repository = api.model_info(repo_id)
+            repository = api.repo_info(repo_id, repo_type=repo_type)
         except RepositoryNotFoundError:
             return None
     if private and not repository.private:
         raise ValueError(
             f"`private` must be left out for a repository that is public, which {repo_id} is; make it private in its "
-            "settings, or name another."
+            "settings, name another, or let everybody see what is published."
         )
     return repository
 
 
-def upload_repository(folder: str | os.PathLike, repo_id: str, private: bool = False, token: str | None = None):
+def upload_repository(
+    folder: str | os.PathLike,
+    repo_id: str,
+    private: bool = False,
+    token: str | None = None,
+    repo_type: str = "model",
+):
     """Publishes the files of a folder in one commit; those that are there already are not sent again.
 
     The repository is made right before, if it does not exist. Other files in it are left. Where anything fails, the
     repository is as before, or new and empty; a repetition goes on from there.
 
     Args:
-        folder (`str` or `os.PathLike`): the files, as [`write_repository`] writes them.
-        repo_id (`str`): see [`check_repository`], as `private` and `token`.
+        folder (`str` or `os.PathLike`): the files, as [`write_repository`] writes them, or a prepared data set's.
+        repo_id (`str`): see [`check_repository`], as `private`, `token` and `repo_type`.
 
     Returns:
         `tuple[str, bool]`: the commit's address, and whether the commit is new: it is not where nothing changed.
@@ -228,16 +235,17 @@ def upload_repository(folder: str | os.PathLike, repo_id: str, private: bool = F
     Raises:
         ValueError, PermissionError, OSError: see [`check_repository`], and where the Hub refuses the card or a file.
     """
-    before = check_repository(repo_id, private, token)
+    before = check_repository(repo_id, private, token, repo_type)
     api = HfApi(token=token)
     operations = [
         CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in sorted(Path(folder).iterdir())
     ]
     with _one_sentence(repo_id):
-        ModelCard.load(Path(folder, "README.md")).validate()
+        RepoCard.load(Path(folder, "README.md")).validate(repo_type)
         if before is None:
-            api.create_repo(repo_id, private=private or None, exist_ok=True)
-        commit = api.create_commit(repo_id, operations, commit_message="Upload model, code and card")
+            api.create_repo(repo_id, private=private or None, repo_type=repo_type, exist_ok=True)
+        message = "Upload model, code and card" if repo_type == "model" else "Upload data and card"
+        commit = api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
     return commit.commit_url, before is None or commit.oid != before.sha
 
 
