@@ -13,17 +13,25 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from offseg_hf.data import TrainTransform, evaluation_dataset, read_id2label, stack_examples, training_dataset
+from offseg_hf.data import (
+    EndlessStream,
+    TrainTransform,
+    evaluation_dataset,
+    read_id2label,
+    stack_examples,
+    training_dataset,
+)
 from offseg_hf.evaluation import BatchMetrics, ignore_index, predicted_label_maps
 from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
 from offseg_hf.optimization import create_optimizer_and_scheduler, is_in_head
+from offseg_hf.trainer import SegmentationTrainer, broken_file, last_whole_checkpoint
 from offseg_hf.training_arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
 from offseg_hf.variants import variant_config
+from offseg_hf.watching import check_reporting, watch
 
 
 def create_model(
@@ -119,13 +127,18 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
     """
     if resume_from_checkpoint is not None:
         last = resume_from_checkpoint == "last"
-        checkpoint = get_last_checkpoint(output_dir) if last and Path(output_dir).is_dir() else resume_from_checkpoint
+        checkpoint = last_whole_checkpoint(output_dir) if last else resume_from_checkpoint
         if checkpoint is None or not Path(checkpoint).is_dir():
             raise FileNotFoundError(
                 f"`resume_from_checkpoint` must be a checkpoint's folder, or 'last' for the newest in {output_dir}, "
                 f"but there is none for {resume_from_checkpoint!r}; leave it out to start anew."
             )
-        return checkpoint
+        if broken := broken_file(checkpoint):
+            raise ValueError(
+                f"`resume_from_checkpoint` must be a whole checkpoint, but {broken} in {checkpoint} is missing or cut "
+                "off; pass 'last' for the newest whole one."
+            )
+        return str(checkpoint)
     if not overwrite and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
         raise FileExistsError(
             f"`output_dir` must be a new or empty folder, got {output_dir}; name another, or pass "
@@ -162,14 +175,21 @@ class PassCallback(TrainerCallback):
         self.train_dataset.set_epoch(int(state.epoch or 0))
 
 
+class StreamEpochCallback(TrainerCallback):
+    """Counts a stream's training as one epoch, also after it resumed, when Trainer would begin again at 0."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = state.global_step / state.max_steps
+
+
 def create_trainer(
     model: PreTrainedModel,
     args: SegmentationTrainingArguments,
     train_dataset=None,
     eval_dataset=None,
     image_processor=None,
-) -> Trainer:
-    """A stock `Trainer` with the paper's optimiser and exact metrics.
+) -> SegmentationTrainer:
+    """A `Trainer` with the paper's optimiser and exact metrics.
 
     Args:
         model ([`transformers.PreTrainedModel`]): a model for semantic segmentation.
@@ -180,14 +200,19 @@ def create_trainer(
             [`native_image_processor`].
 
     Returns:
-        [`transformers.Trainer`]
+        [`~offseg_hf.trainer.SegmentationTrainer`]
     """
     optimizers = (None, None)
     if train_dataset is not None:
         optimizers = create_optimizer_and_scheduler(model, args, num_training_steps(args, train_dataset))
-    return Trainer(
-        model=model,
-        args=args,
+    callbacks = []
+    if hasattr(train_dataset, "set_epoch"):
+        callbacks = [PassCallback(train_dataset)]
+    elif isinstance(train_dataset, EndlessStream):
+        callbacks = [StreamEpochCallback()]
+    return SegmentationTrainer(
+        model,
+        args,
         data_collator=stack_examples,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
@@ -195,7 +220,7 @@ def create_trainer(
         compute_metrics=BatchMetrics(predicted_labels(model.config), ignore_index(model.config)),
         preprocess_logits_for_metrics=predicted_label_maps,
         optimizers=optimizers,
-        callbacks=[PassCallback(train_dataset)] if hasattr(train_dataset, "set_epoch") else None,
+        callbacks=callbacks,
     )
 
 
@@ -261,6 +286,7 @@ def trainer_from_arguments(
     Raises:
         ValueError, FileNotFoundError: where something that was asked for cannot be had.
     """
+    check_reporting(args)
     if model_args.labels is not None:
         id2label = read_id2label(model_args.labels)
     else:
@@ -312,4 +338,6 @@ def trainer_from_arguments(
         add_offset_learning=model_args.add_offset_learning,
         **overrides,
     )
-    return create_trainer(model, args, train_dataset, eval_dataset, image_processor)
+    trainer = create_trainer(model, args, train_dataset, eval_dataset, image_processor)
+    watch(trainer)
+    return trainer

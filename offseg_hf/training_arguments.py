@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from transformers import TrainingArguments
 
+BATCH_NORMS = ("synchronized", "local", "frozen")
+
 
 @dataclass
 class SegmentationTrainingArguments(TrainingArguments):
@@ -19,6 +21,7 @@ class SegmentationTrainingArguments(TrainingArguments):
             linear one.
         total_batch_size (`int`, *optional*): images per step over all devices and accumulated batches, from which
             `per_device_train_batch_size` follows.
+        batch_norm (`str`, *optional*): what BatchNorm does, see [`~offseg_hf.trainer.set_up_batch_norm`].
         num_prediction_examples (`int`, *optional*, defaults to 4): examples whose predictions are drawn at every
             evaluation; 0 for none.
 
@@ -53,6 +56,14 @@ class SegmentationTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default=torch.cuda.is_available(), metadata={"help": "Whether to copy batches to the GPU from pinned memory."}
     )
+    batch_norm: str | None = field(
+        default=None,
+        metadata={
+            "help": "What BatchNorm does: 'synchronized' over all processes (by default on several GPUs), 'local' to "
+            "each (by default elsewhere) or 'frozen', keeping its statistics.",
+            "choices": BATCH_NORMS,
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False: images are decoded late."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Must be True: no prediction is kept."})
     metric_for_best_model: str | None = field(default="mean_iou", metadata={"help": "Metric of the best model."})
@@ -84,6 +95,13 @@ class SegmentationTrainingArguments(TrainingArguments):
                     f"`{name}` cannot be set, since the recipe is AdamW with polynomial decay; leave it out, or set "
                     "`lr_decay_power`."
                 )
+        if self.batch_norm not in (None, *BATCH_NORMS):
+            raise ValueError(f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}, got {self.batch_norm!r}.")
+        if self.num_prediction_examples < 0:
+            raise ValueError(
+                f"`num_prediction_examples` must be 0, for no sheets, or more, got {self.num_prediction_examples}; "
+                "pass 4."
+            )
         self._set_batch_size()
 
     def _set_batch_size(self):
