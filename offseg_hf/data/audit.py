@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from offseg_hf.data.presets import DatasetPreset, LabelEncoding
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
+
+MAX_EXAMPLES = 200  # to read while it is not clear what their ids mean
 
 
 def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=False):
@@ -54,3 +57,56 @@ def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=Fal
             f"`masks` must hold ids up to {largest}{reduced} for {num_labels} classes, got {shown}; set `num_labels` "
             f"to the true number of classes, or renumber the ids and write {ignore_index} where a pixel is unlabelled."
         )
+
+
+def find_label_encoding(examples, preset: DatasetPreset, num_examples: int = 16) -> LabelEncoding:
+    """What the ids of some label maps mean, of what the files of a data set may store.
+
+    Args:
+        examples (iterable of `tuple[np.ndarray, str]`): the ids that occur in a label map as stored, and the path of
+            its file, empty where there is none.
+        preset ([`~offseg_hf.data.presets.DatasetPreset`]): the data set.
+        num_examples (`int`, *optional*, defaults to 16): how many to look at, more where these do not tell.
+
+    Returns:
+        [`~offseg_hf.data.presets.LabelEncoding`]
+
+    Raises:
+        ValueError: the ids fit none of the encodings, or several.
+    """
+    seen, paths = set(), []
+    for ids, path in examples:
+        seen |= set(ids.tolist())
+        paths.append(path)
+        fitting = _fitting_encodings(seen, preset.encodings)
+        if (len(paths) >= num_examples and len(fitting) < 2) or len(paths) == MAX_EXAMPLES:
+            break
+    if not paths:
+        raise ValueError("`masks` must hold at least one label map, got none.")
+    shown = ", ".join(map(str, sorted(seen)[:20])) + (", …" if len(seen) > 20 else "")
+    if not fitting:
+        reduced = preset.reduce_labels and IGNORE_INDEX in seen
+        hint = f"{IGNORE_INDEX} is not among them, so labels seem to be reduced already: " if reduced else ""
+        raise ValueError(
+            f"`masks` must hold the ids of {preset.title}, {' or '.join(map(str, preset.encodings))}, got {shown}; "
+            f"{hint}take the original files, or say what stored ids mean with `--label_table FILE`."
+        )
+    if len(fitting) > 1:
+        fitting = [
+            encoding
+            for encoding in fitting
+            if encoding.file_ending and all(path.endswith(encoding.file_ending) for path in paths)
+        ]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"`masks` must show which ids of {preset.title} they hold, {' or '.join(map(str, preset.encodings))}, but "
+            f"{shown}, all in the first {len(paths)}, fit both; say what stored ids mean with `--label_table FILE`."
+        )
+    return fitting[0]
+
+
+def _fitting_encodings(ids, encodings):
+    """The encodings that have all these ids; where none has, those that tolerate the others."""
+    return [encoding for encoding in encodings if ids <= encoding.class_ids.keys()] or [
+        encoding for encoding in encodings if ids <= encoding.class_ids.keys() | encoding.tolerated.keys()
+    ]

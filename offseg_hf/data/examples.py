@@ -18,12 +18,13 @@ class PrepareExample:
     Args:
         image_processor (`OffSegImageProcessor`): the model's; says how to normalise, to resize and to reduce labels.
         transform (`TrainTransform`, *optional*): augmentation; without it, evaluation.
+        label_table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what makes class ids of the stored ones.
 
     Raises:
         ValueError: the transform and the image processor disagree on whether label 0 means unlabelled.
     """
 
-    def __init__(self, image_processor, transform=None):
+    def __init__(self, image_processor, transform=None, label_table=None):
         if transform is not None and transform.reduce_labels != image_processor.do_reduce_labels:
             raise ValueError(
                 "`transform.reduce_labels` must equal `image_processor.do_reduce_labels`, got "
@@ -31,6 +32,7 @@ class PrepareExample:
             )
         self.image_processor = image_processor
         self.transform = transform
+        self.label_table = label_table
 
     def __call__(self, example, name="example"):
         """One example for the model.
@@ -50,6 +52,8 @@ class PrepareExample:
         photo = open_image(example["image"], photo_name)
         image = read_image(photo, photo_name)  # before the mask: what is wrong with the photo is told of the photo
         ids = read_mask(example["mask"], photo, mask_name)
+        if self.label_table is not None:
+            ids = self.label_table(ids, mask_name)
         if self.transform is None:
             pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
             ids = reduce_labels(ids) if self.image_processor.do_reduce_labels else ids

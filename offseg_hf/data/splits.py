@@ -1,10 +1,14 @@
 """A split to train on and a split to evaluate on, their first label maps checked."""
 
-from itertools import islice
+from itertools import chain, islice
 
-from offseg_hf.data.audit import audit_labels
+import numpy as np
+
+from offseg_hf.data.audit import audit_labels, find_label_encoding
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples
+from offseg_hf.data.labels import LabelTable
 from offseg_hf.data.loading import load_segmentation_dataset
+from offseg_hf.data.presets import find_preset
 from offseg_hf.data.streaming import EndlessStream
 from offseg_hf.models.image_processing_offseg import read_mask
 
@@ -19,6 +23,8 @@ def training_dataset(
     streaming=False,
     image_column=None,
     mask_column=None,
+    data_dir=None,
+    label_table=None,
     seed=0,
     shuffle_buffer_size=500,
 ):
@@ -26,10 +32,12 @@ def training_dataset(
 
     Args:
         dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`,
-            `image_column` and `mask_column`.
+            `image_column`, `mask_column` and `data_dir`.
         image_processor ([`OffSegImageProcessor`]): the model's.
         transform ([`~offseg_hf.data.TrainTransform`]): the augmentation.
         num_labels (`int`): number of classes, against which the first label maps are checked.
+        label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
+            differ; a preset's is found from the first label maps.
         seed (`int`, *optional*, defaults to 0): of the augmentation and of a stream's order.
         shuffle_buffer_size (`int`, *optional*, defaults to 500): undecoded examples among which a stream is shuffled.
 
@@ -40,25 +48,36 @@ def training_dataset(
         ValueError, FileNotFoundError: where the data cannot be found, or its labels are no class ids.
     """
     data = load_segmentation_dataset(
-        dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column
+        dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column, data_dir=data_dir
     )
-    audit_first_labels(data, num_labels, image_processor.do_reduce_labels)
-    prepare = PrepareExample(image_processor, transform)
+    table = _audited_label_table(data, dataset, num_labels, image_processor.do_reduce_labels, label_table)
+    prepare = PrepareExample(image_processor, transform, table)
     if streaming:
         return EndlessStream(data, prepare, seed=seed, buffer_size=shuffle_buffer_size)
     return TrainingExamples(data, prepare, seed=seed)
 
 
 def evaluation_dataset(
-    dataset, split, *, image_processor, num_labels, streaming=False, image_column=None, mask_column=None
+    dataset,
+    split,
+    *,
+    image_processor,
+    num_labels,
+    streaming=False,
+    image_column=None,
+    mask_column=None,
+    data_dir=None,
+    label_table=None,
 ):
     """A split to evaluate on: whole photos, with labels at their own resolution.
 
     Args:
         dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`,
-            `image_column` and `mask_column`.
+            `image_column`, `mask_column` and `data_dir`.
         image_processor ([`OffSegImageProcessor`]): the model's.
         num_labels (`int`): number of classes, against which the first label maps are checked.
+        label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
+            differ; a preset's is found from the first label maps.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: of `pixel_values` and `labels`.
@@ -67,10 +86,10 @@ def evaluation_dataset(
         ValueError, FileNotFoundError: where the data cannot be found, or its labels are no class ids.
     """
     data = load_segmentation_dataset(
-        dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column
+        dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column, data_dir=data_dir
     )
-    audit_first_labels(data, num_labels, image_processor.do_reduce_labels)
-    return evaluation_examples(data, PrepareExample(image_processor))
+    table = _audited_label_table(data, dataset, num_labels, image_processor.do_reduce_labels, label_table)
+    return evaluation_examples(data, PrepareExample(image_processor, label_table=table))
 
 
 def audit_first_labels(data, num_labels: int, reduce_labels: bool, num_examples: int = 16):
@@ -87,3 +106,38 @@ def audit_first_labels(data, num_labels: int, reduce_labels: bool, num_examples:
     """
     masks = [read_mask(example["mask"], name="mask") for example in islice(data, num_examples)]
     audit_labels(masks, num_labels, reduce_labels=reduce_labels)
+
+
+def _audited_label_table(data, dataset, num_labels, reduce_labels, label_table):
+    """What makes class ids of the stored ones: given, or found from the first label maps, which are checked by it."""
+    preset = find_preset(dataset)
+    if label_table is None and preset is None:
+        audit_first_labels(data, num_labels, reduce_labels)
+        return None
+    if label_table is not None and reduce_labels:
+        raise ValueError(
+            "`do_reduce_labels` must be False with a `label_table`, whose classes count from 0, got True; leave it "
+            "out, and map to null what is not labelled."
+        )
+    examples = ((np.unique(read_mask(each["mask"], name="mask")), each["mask"]["path"] or "") for each in data)
+    first_examples = list(islice(examples, 16))
+    if label_table is None:
+        _check_fits_preset(preset, num_labels, reduce_labels)
+        encoding = find_label_encoding(chain(first_examples, examples), preset)
+        label_table = encoding.class_ids | encoding.tolerated
+    table = LabelTable(label_table)
+    audit_labels([table(ids) for ids, _ in first_examples], num_labels, reduce_labels=reduce_labels)
+    return table
+
+
+def _check_fits_preset(preset, num_labels, reduce_labels):
+    if num_labels != len(preset.class_names):
+        raise ValueError(
+            f"`num_labels` must be {len(preset.class_names)} for {preset.title}, got {num_labels}; take a model of as "
+            "many classes, or say which classes stored ids mean with `--label_table FILE`."
+        )
+    if reduce_labels != preset.reduce_labels:
+        raise ValueError(
+            f"`do_reduce_labels` must be {preset.reduce_labels} for {preset.title}, got {reduce_labels}; leave "
+            "--do_reduce_labels out, or say what stored ids mean with `--label_table FILE`."
+        )

@@ -292,3 +292,47 @@ def test_error_shows_the_layouts_when_a_folder_has_none(tmp_path):
     write_files(tmp_path, "1.jpg")
     with pytest.raises(ValueError, match=r"`dataset` must be a folder of Parquet files, of images/<split>"):
         load_segmentation_dataset(str(tmp_path), "train")
+
+
+# Presets
+
+
+def test_shards_are_read_when_a_presets_data_is_there(shards):
+    assert values(load_segmentation_dataset("ade20k", "validation", data_dir=str(shards), streaming=True)) == [6]
+    assert values(load_segmentation_dataset(["ade20k"], "train", data_dir=f"{shards}/train-*.parquet")) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+
+
+def test_error_lists_the_presets_when_a_place_is_given_without_one(shards):
+    with pytest.raises(
+        ValueError,
+        match="`data_dir` must be left out where `dataset` is none of ade20k, cityscapes, coco_stuff, pascal_context",
+    ):
+        load_segmentation_dataset("ade", "train", data_dir=str(shards))
+
+
+def test_error_asks_which_is_meant_when_a_preset_is_a_folder_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "cityscapes" / "train.parquet", [1])
+    with pytest.raises(ValueError, match=r"`dataset` must be unambiguous, .* pass ./cityscapes .* `--data_dir city"):
+        load_segmentation_dataset("cityscapes", "train")
+    assert values(load_segmentation_dataset("./cityscapes", "train")) == [1]
+    assert values(load_segmentation_dataset("cityscapes", "train", data_dir="cityscapes")) == [1]
+
+
+def test_error_says_how_to_have_it_when_the_hub_does_not_have_a_preset():
+    with pytest.raises(
+        ValueError, match=r"`data_dir` must name the folder of Pascal Context, .* SegmentationClassCon"
+    ):
+        load_segmentation_dataset("pascal_context", "train")
+
+
+@pytest.mark.parametrize("path", ["{tmp}/absent", "./absent"])
+def test_error_names_the_place_when_a_presets_data_is_not_there(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match=r"`data_dir` must be the folder of ADE20K, .* there is no .*absent"):
+        load_segmentation_dataset("ade20k", "train", data_dir=path.format(tmp=tmp_path))
