@@ -22,6 +22,7 @@ def main(argv=None):
     parser.add_argument("--splits", nargs="+", default=["train", "validation"], help="Splits to prepare.")
     parser.add_argument("--labels", help="Names of the classes: sky,road,car, or a .txt or .json file.")
     parser.add_argument("--do_reduce_labels", action="store_true", help="Id 0 means unlabelled, classes start at 1.")
+    parser.add_argument("--label_table", help="JSON file of stored id → class, where masks store other ids.")
     parser.add_argument("--name", help="What the card calls the data set; by default its folder's name.")
     parser.add_argument("--license", help="Licence of the data as the Hub spells it, such as cc-by-4.0.")
     parser.add_argument("--image_column", help="Column of the photos in metadata.jsonl, where it cannot be guessed.")
@@ -37,8 +38,10 @@ def main(argv=None):
     parser.add_argument("--push_to_hub", metavar="NAMESPACE/NAME", help="Publish there, for nobody else to see.")
     parser.add_argument("--public", action="store_true", help="Let everybody see what is published.")
     args = parser.parse_args(argv)
+    if args.label_table and not args.labels:
+        parser.error("`--label_table` needs `--labels`, the names of the classes that the ids stand for; pass both.")
 
-    from offseg_hf.data import read_id2label
+    from offseg_hf.data.labels import read_id2label, read_label_table
     from offseg_hf.data.preparation import check_redistribution, prepare_dataset
     from offseg_hf.hub import check_repository, upload_repository
 
@@ -47,13 +50,15 @@ def main(argv=None):
         if args.push_to_hub is not None:
             check_redistribution(args.dataset)
             check_repository(**repository)
+        id2label = read_id2label(args.labels) if args.labels else None
         record = prepare_dataset(
             args.dataset,
             args.output,
             args.splits,
             data_dir=args.data_dir,
-            id2label=read_id2label(args.labels) if args.labels else None,
+            id2label=id2label,
             reduce_labels=args.do_reduce_labels,
+            label_table=read_label_table(args.label_table, id2label) if args.label_table else None,
             name=args.name,
             license=args.license,
             repo_id=args.push_to_hub,

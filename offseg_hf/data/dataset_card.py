@@ -95,12 +95,11 @@ def _meaning(record):
     """What the ids in the masks are."""
     if record["class_ids"] is None:
         return "Masks hold ids whose names are not known."
-    num_classes = len(record["id2label"])
     if record["reduce_labels"]:
-        return f"Masks hold 0 where a pixel has no class, and the {num_classes} classes from 1."
+        return "Masks hold 0 where a pixel has no class, and the classes from 1."
     if all(int(stored) == class_id for stored, class_id in record["class_ids"].items()):
-        return f"Masks hold the ids of {num_classes} classes."
-    return f"Masks hold {record['encoding']}, which stand for {num_classes} classes."
+        return "Masks hold class ids."
+    return f"Masks hold {record['encoding'] or 'ids'} that stand for classes."
 
 
 def _classes(record):

@@ -1,37 +1,23 @@
 """Image files → Parquet shards: shuffled once, every picture and mask verified, resumable, described by a card."""
 
-import contextlib
-import hashlib
 import json
-import multiprocessing
-import os
 import re
-import threading
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
-from tqdm import tqdm
 
-from offseg_hf.data.audit import audit_labels
+from offseg_hf.data.audit import audit_labels, find_label_encoding
 from offseg_hf.data.dataset_card import dataset_card
+from offseg_hf.data.labels import LabelTable
 from offseg_hf.data.loading import find_pairs
 from offseg_hf.data.presets import PRESETS, find_preset
-from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, open_image, read_image, read_mask
+from offseg_hf.data.shards import UNFINISHED, plan_shards, read_footer, whole_file, write_shards
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 RECORD, CLASS_NAMES, CARD = "preparation.json", "id2label.json", "README.md"
 SHARD_NAME = r"\w+-\d{5}-of-\d{5}\.parquet"
-UNFINISHED = ".unfinished-"
-FOOTER_KEY = b"offseg_hf"  # of what a shard's footer says of its plan and its content
-MAX_ROWS_PER_GROUP = 100  # one row is read at the cost of its row group; few rows of many bytes are bounded in bytes
-FEATURES = datasets.Features(id=datasets.Value("string"), image=datasets.Image(), mask=datasets.Image())
 NUM_SHOWN = 5  # of the broken examples
 LICENSE_LINKS = {
     "ade20k": "https://groups.csail.mit.edu/vision/datasets/ADE20K/terms/",
@@ -39,16 +25,6 @@ LICENSE_LINKS = {
     "coco_stuff": "https://github.com/nightrome/cocostuff",
     "pascal_context": "https://cs.stanford.edu/~roozbeh/pascal-context/",
 }
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A file to write: where, what its footer tells of the plan, and its examples (id, photo, mask) in their order."""
-
-    path: Path
-    plan: dict
-    examples: list
-    folder: Path  # of the source, which a message that may be published must not tell
 
 
 def prepare_dataset(
@@ -59,6 +35,7 @@ def prepare_dataset(
     data_dir=None,
     id2label=None,
     reduce_labels=False,
+    label_table=None,
     name=None,
     license=None,
     repo_id=None,
@@ -89,6 +66,8 @@ def prepare_dataset(
         id2label (`dict[int, str]`, *optional*): names of the classes, for other data sets; where the classes are
             known, all ids of the masks are checked.
         reduce_labels (`bool`): whether id 0 of the masks means unlabelled and the classes start at 1, likewise.
+        label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
+            differ.
         name (`str`, *optional*): what the card calls the data set, by default the folder's name.
         license (`str`, *optional*): licence of the data as the Hub spells it, such as `"cc-by-4.0"`.
         repo_id (`str`, *optional*): id on the Hub under which the data set shall be published.
@@ -123,12 +102,12 @@ def prepare_dataset(
     pairs = {split: _find_pairs(folder, split, preset, image_column, mask_column) for split in splits}
     if repo_id is not None:
         check_redistribution(dataset, [photo for split in pairs for photo, _ in pairs[split]])
-    shards = [shard for split in pairs for shard in _plan_shards(output, split, pairs[split], folder, settings)]
+    shards = [shard for split in pairs for shard in plan_shards(output, split, pairs[split], folder, settings)]
 
     _claim_folder(output, shards, overwrite)
-    footers = {shard.path: _footer(shard.path) for shard in shards}
-    missing = [shard for shard in shards if not _is_finished(footers[shard.path], skip_broken)]
-    footers |= _write_shards(missing, sum(len(shard.examples) for shard in shards), num_proc)
+    footers = {shard.path: read_footer(shard.path) for shard in shards}
+    missing = [shard for shard in shards if _is_missing(footers[shard.path], skip_broken)]
+    footers |= write_shards(missing, sum(len(shard.examples) for shard in shards), num_proc)
     if not skip_broken:
         _refuse_broken(shards, footers)
 
@@ -136,7 +115,7 @@ def prepare_dataset(
         split: _summary([shard for shard in shards if shard.plan["split"] == split], footers) for split in pairs
     }
     first_mask = next(iter(pairs.values()))[0][1]
-    classes = _classes(preset, id2label, reduce_labels, summaries, first_mask.name)
+    classes = _classes(preset, id2label, reduce_labels, label_table, summaries, first_mask.name)
     record = {
         "name": name or (preset.title if preset else folder.name),
         "license": license or ("other" if preset else "unknown"),
@@ -214,46 +193,6 @@ def _num_bytes(argument, size):
     return num_bytes
 
 
-def _plan_shards(output, split, pairs, folder, settings):
-    """The shards of a split: examples in random order, as many in each, as few shards as their bound allows."""
-    parent = os.path.commonpath([photo.parent for photo, _ in pairs])
-    ids = [photo.relative_to(parent).with_suffix("").as_posix() for photo, _ in pairs]
-    if len(set(ids)) < len(ids):
-        twice, _ = Counter(ids).most_common(1)[0]
-        raise ValueError(f"`dataset` must hold photos of different names, but {split} has {twice} twice; rename one.")
-    sizes = [(photo.stat().st_size, mask.stat().st_size) for photo, mask in pairs]
-    digest = hashlib.sha256()
-    for example_id, (photo, mask), (photo_size, mask_size) in zip(ids, pairs, sizes):
-        digest.update(f"{example_id}\0{photo.name}\0{photo_size}\0{mask.name}\0{mask_size}\n".encode())
-
-    order = np.random.default_rng(settings["seed"]).permutation(len(pairs))
-    sizes = np.array(sizes).sum(1)[order]
-    if sizes.max() > settings["max_shard_size"]:
-        raise ValueError(
-            f"`max_shard_size` must hold the largest example of {split}, which has {sizes.max():,} bytes, got "
-            f"{settings['max_shard_size']:,}; raise it."
-        )
-    num_shards = -(-int(sizes.sum()) // settings["max_shard_size"])
-    while max(part.sum() for part in np.array_split(sizes, num_shards)) > settings["max_shard_size"]:
-        num_shards += 1 + num_shards // 50
-    plan = {
-        "split": split,
-        "num_examples": len(pairs),
-        "num_shards": num_shards,
-        **settings,
-        "files": digest.hexdigest(),  # of all names and sizes
-    }
-    return [
-        Shard(
-            output / f"{split}-{number:05d}-of-{num_shards:05d}.parquet",
-            plan,
-            [(ids[index], *pairs[index]) for index in indices],
-            folder,
-        )
-        for number, indices in enumerate(np.array_split(order, num_shards))
-    ]
-
-
 def _claim_folder(output, shards, overwrite):
     """Makes the folder, or sees that it holds nothing but a part of the same preparation."""
     output.mkdir(parents=True, exist_ok=True)
@@ -268,7 +207,7 @@ def _claim_folder(output, shards, overwrite):
     for file in sorted(output.iterdir()):
         if file.name.startswith(".") or file.name in described:
             continue
-        footer = _footer(file) if re.fullmatch(SHARD_NAME, file.name) else None
+        footer = read_footer(file) if re.fullmatch(SHARD_NAME, file.name) else None
         if footer is None:
             raise FileExistsError(
                 f"`output` must be new, empty, or hold a part of the same preparation, but {file} is none; name "
@@ -290,127 +229,12 @@ def _difference(key, found, plan):
     return f"its {key} is {found[key]!r}" + (f", not {plan[key]!r}" if plan else "")
 
 
-def _footer(path):
-    """What a shard says of itself; None if it is no whole shard of a preparation."""
-    try:
-        metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowInvalid):
-        return None
-    content = (metadata.metadata or {}).get(FOOTER_KEY)
-    return content and {**json.loads(content), "num_rows": metadata.num_rows, "num_bytes": path.stat().st_size}
-
-
-def _is_finished(footer, skip_broken):
-    """Whether a shard with this footer need not be written again."""
-    return footer is not None and (skip_broken or not footer["skipped"])
-
-
-# The work
-
-
-def _write_shards(shards, num_examples, num_proc):
-    """Writes shards in many processes; their footers by path."""
-    footers = {}
-    num_written = num_examples - sum(len(shard.examples) for shard in shards)
-    with ProcessPoolExecutor(num_proc, initializer=_end_with_parent) as executor:
-        futures = {executor.submit(_write_shard, shard): shard for shard in shards}
-        try:
-            with tqdm(total=num_examples, initial=num_written, unit="examples", desc="Preparing") as progress:
-                for future in as_completed(futures):
-                    footers[futures[future].path] = future.result()
-                    progress.update(len(futures[future].examples))
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "`num_proc` processes must fit into memory, and one of them was killed; run the same command again, "
-                f"which goes on from here, perhaps with fewer than {num_proc}."
-            ) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
-    return footers
-
-
-def _end_with_parent():
-    """Ends this process when its parent is killed: else it would wait for work forever."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _write_shard(shard):
-    """Reads, verifies and writes the examples of a shard; its footer."""
-    skipped, pixels, pictures = {}, Counter(), Counter()
-
-    def rows():
-        for example_id, photo, mask in shard.examples:
-            try:
-                row, ids = _read_example(example_id, photo, mask)
-            except (OSError, ValueError, TypeError) as error:
-                skipped[example_id] = str(error).replace(f"{shard.folder}{os.sep}", "")
-                continue
-            found, counts = np.unique(ids, return_counts=True)
-            pixels.update(dict(zip(found.tolist(), counts.tolist())))
-            pictures.update(found.tolist())
-            yield row
-
-    with _whole_file(shard.path) as file:
-        # As `datasets` writes shards: pictures are compressed already, and pages end where the content says so, which
-        # spares the Hub what it has. Statistics would hold whole small pictures, several times.
-        options = {"compression": "none", "use_dictionary": False, "write_statistics": ["id"]}
-        options |= {"use_content_defined_chunking": True, "write_page_index": True}
-        with pq.ParquetWriter(file, FEATURES.arrow_schema, **options) as writer:
-            for group in _row_groups(rows(), shard.plan["max_row_group_size"]):
-                writer.write_table(pa.Table.from_pylist(group, schema=FEATURES.arrow_schema))
-            footer = {
-                "plan": shard.plan,
-                "skipped": skipped,
-                "pixels": {str(label_id): pixels[label_id] for label_id in sorted(pixels)},
-                "pictures": {str(label_id): pictures[label_id] for label_id in sorted(pictures)},
-            }
-            writer.add_key_value_metadata({FOOTER_KEY: json.dumps(footer, ensure_ascii=False)})
-    return _footer(shard.path)
-
-
-def _read_example(example_id, photo, mask):
-    """A row of the shard, and the ids of the mask; both files are decoded, and fit each other."""
-    image_file, mask_file = ({"bytes": path.read_bytes(), "path": path.name} for path in (photo, mask))
-    opened = open_image(image_file["bytes"], str(photo))
-    read_image(opened, str(photo))
-    ids = read_mask(mask_file["bytes"], opened, str(mask))
-    return {"id": example_id, "image": image_file, "mask": mask_file}, ids
-
-
-def _row_groups(rows, max_size):
-    """Rows in lists that stay within the bounds of a row group."""
-    group, size = [], 0
-    for row in rows:
-        row_size = len(row["image"]["bytes"]) + len(row["mask"]["bytes"])
-        if group and (size + row_size > max_size or len(group) == MAX_ROWS_PER_GROUP):
-            yield group
-            group, size = [], 0
-        group.append(row)
-        size += row_size
-    if group:
-        yield group
-
-
-@contextlib.contextmanager
-def _whole_file(path):
-    """A file to write that appears under its name whole or not at all, also if the machine loses power."""
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 # The result
+
+
+def _is_missing(footer, skip_broken):
+    """Whether a shard of which this is known must be written, perhaps again."""
+    return footer is None or (footer["skipped"] and not skip_broken)
 
 
 def _refuse_broken(shards, footers):
@@ -450,35 +274,31 @@ def _summary(shards, footers):
     return summary
 
 
-def _classes(preset, id2label, reduce_labels, summaries, mask_name):
+def _classes(preset, id2label, reduce_labels, label_table, summaries, mask_name):
     """What the ids in the masks mean, as far as it is known, after a check of all of them."""
+    ids = np.array(sorted({int(label_id) for summary in summaries.values() for label_id in summary["pixels"]}))
     encoding = None
     if preset is not None:
-        id2label, reduce_labels = preset.id2label, preset.reduce_labels
-        named = [each for each in preset.encodings if each.file_ending and mask_name.endswith(each.file_ending)]
-        encoding = (named or preset.encodings)[0]
+        id2label = id2label or preset.id2label
+        if label_table is None:
+            reduce_labels = preset.reduce_labels
+            encoding = find_label_encoding([(ids, mask_name)], preset, num_examples=1)
+            label_table = encoding.class_ids | encoding.tolerated
     if id2label is None:
-        return {"reduce_labels": False, "id2label": None, "encoding": None, "class_ids": None}
-    stored = {label_id + reduce_labels: label_id for label_id in id2label}
-    for split, summary in summaries.items():
-        ids = set(map(int, summary["pixels"]))
-        if encoding is None:
-            audit_labels([np.array(sorted(ids))], len(id2label), reduce_labels=reduce_labels)
-        elif unknown := ids - encoding.class_ids.keys() - encoding.tolerated.keys():
-            raise ValueError(
-                f"`data_dir` must hold masks of {encoding}, but those of {split} have {sorted(unknown)[:10]} too; "
-                "check that they are the official ones."
-            )
-    if encoding is not None:
-        kept = {label_id: class_id for label_id, class_id in encoding.class_ids.items() if class_id != IGNORE_INDEX}
-        stored = {
-            label_id: class_id - reduce_labels for label_id, class_id in kept.items() if class_id >= reduce_labels
-        }
+        return {"reduce_labels": False, "encoding": None, "id2label": None, "class_ids": None}
+    if label_table is None:
+        audit_labels([ids], len(id2label), reduce_labels=reduce_labels)
+        first = int(reduce_labels or len(id2label) == 1)  # a single class is 1, and 0 is the background
+        class_ids = {label_id + first: label_id for label_id in id2label}
+    else:
+        LabelTable(label_table)(ids, "masks")
+        labelled = {stored: class_id for stored, class_id in label_table.items() if class_id != IGNORE_INDEX}
+        class_ids = {stored: class_id - reduce_labels for stored, class_id in labelled.items()}
     return {
         "reduce_labels": reduce_labels,
-        "id2label": {str(label_id): label for label_id, label in sorted(id2label.items())},
         "encoding": encoding and encoding.name,
-        "class_ids": {str(label_id): class_id for label_id, class_id in sorted(stored.items())},
+        "id2label": {str(label_id): label for label_id, label in sorted(id2label.items())},
+        "class_ids": {str(stored): class_id for stored, class_id in sorted(class_ids.items()) if class_id >= 0},
     }
 
 
@@ -495,5 +315,5 @@ def _describe(output, record, repo_id):
     texts[CARD] = dataset_card(record, repo_id)
     for file, text in texts.items():  # the record first: what else lies here without one is not ours
         if not (output / file).exists():
-            with _whole_file(output / file) as unfinished:
+            with whole_file(output / file) as unfinished:
                 unfinished.write(text.encode())
