@@ -42,7 +42,7 @@ def check_reporting(args: SegmentationTrainingArguments):
     if "tensorboard" in args.report_to and not is_installed:
         raise ValueError(
             "`report_to` must name what is installed, got 'tensorboard', which is not; run "
-            "`pip install 'tensorboard>=2.19'`, or leave it out."
+            "`pip install 'tensorboard>=2.21'`, or leave it out."
         )
 
 

@@ -270,7 +270,7 @@ def test_no_bar_is_shown_when_it_is_disabled(scenes, tmp_path, capsys):
 
 
 def test_tensorboard_gets_rates_metrics_and_sheets(scenes, tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs the extra `tensorboard`")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     create(scenes, tmp_path, report_to="tensorboard").train()
