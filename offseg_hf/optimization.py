@@ -47,7 +47,8 @@ def parameter_groups(
 def is_in_head(name):
     """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`."""
     heads_of_mask2former = ("transformer_module", "class_predictor", "decoder")  # the pixel decoder
-    return any("head" in part or part in heads_of_mask2former for part in name.split(".")[:3])
+    parts = name.removeprefix("base_model.model.").split(".")  # PEFT's prefix
+    return any("head" in part or part in heads_of_mask2former for part in parts[:3])
 
 
 def learning_rate_factor(

@@ -1,0 +1,80 @@
+"""Parameter-efficient tuning with PEFT: low-rank updates (LoRA, arXiv 2106.09685) of the encoder, and a trained head.
+
+What is updated, by type of model, as the names of modules in transformers 5:
+
+- SegFormer, with offset learning or without: the maps to queries and values of every attention, as in the paper of
+  LoRA.
+- SegNeXt: the 1×1 convolutions around the gate of every attention; its depth-wise convolutions have nothing that a low
+  rank would save.
+- OffSeg-T, B, L: both 1×1 convolutions of every MLP, and the maps to queries and values, which only the last blocks
+  have.
+- Mask2Former: the maps to queries and values of its Swin encoder.
+
+The head is trained as a whole and saved with its BatchNorm statistics. An encoder's BatchNorms that are not frozen
+(SegNeXt's) move while training too, so that they are trained and saved like the head: an adapter without their
+statistics would load and predict something else.
+"""
+
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+
+_TARGETS = {  # of a full match with a module's name
+    "segformer": r"(model\.)?segformer\..*\.(q_proj|v_proj)",
+    "offseg_segnext": r"backbone\..*\.attn\.(proj_1|proj_2)",
+    "offseg_efficientformer": r"backbone\..*\.(mlp\.fc1|mlp\.fc2|[qv]\.0|q\.proj\.0)",
+    "offseg_mask2former": r"model\.pixel_level_module\.encoder\..*\.(q_proj|v_proj)",
+}
+_TARGETS |= {"offseg": _TARGETS["segformer"], "mask2former": _TARGETS["offseg_mask2former"]}
+_HEADS = ["decode_head"]
+_HEADS_OF_MASK2FORMER = ["pixel_level_module.decoder", "transformer_module", "class_predictor"]
+
+
+def add_lora(model: PreTrainedModel, rank: int):
+    """Freezes a model's encoder and puts low-rank updates beside its weights; the head is trained as it is.
+
+    The updates start at zero, so that the model predicts what it did. `save_pretrained` of the result writes only what
+    is trained, `peft.PeftModel.from_pretrained(model, folder)` reads it, and `merge_and_unload()` makes a plain model
+    of it again.
+
+    Args:
+        model ([`transformers.PreTrainedModel`]): a model of this package, a SegFormer or a Mask2Former, or a SegFormer
+            with offset learning added. It becomes part of the result.
+        rank (`int`): of the updates, at least 1; they are scaled by 1.
+
+    Returns:
+        `peft.PeftModel`: what `Trainer` trains like any other model.
+
+    Raises:
+        ValueError: where `rank` is less than 1, or it is not known what to update in such a model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = getattr(model.config, "base_config", model.config)  # a wrapper's
+    if rank < 1:
+        raise ValueError(f"`rank` must be at least 1, got {rank}; 8 is a good start.")
+    if config.model_type not in _TARGETS:
+        raise ValueError(
+            f"`model` must be of type {', '.join(_TARGETS)}, got {config.model_type}; for others, name the modules in "
+            "a `peft.LoraConfig` of your own."
+        )
+    heads = _HEADS_OF_MASK2FORMER if config.model_type.endswith("mask2former") else _HEADS
+    trained = [] if getattr(config, "freeze_batch_norm", False) else _batch_norms_of_encoder(model, heads)
+    lora_config = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=_TARGETS[config.model_type], modules_to_save=heads + trained
+    )
+    return get_peft_model(model, lora_config)
+
+
+def _batch_norms_of_encoder(model, heads):
+    batch_norm = nn.modules.batchnorm._BatchNorm  # the synchronised one too
+    names = [name for name, module in model.named_modules() if isinstance(module, batch_norm)]
+    return [name for name in names if not any(f".{head}." in f".{name}." for head in heads)]
+
+
+def merge_lora(trainer: Trainer):
+    """Adds the updates of a `Trainer`'s model to its weights: from then on it is a plain model, saved as a whole.
+
+    Args:
+        trainer ([`transformers.Trainer`]): after the training of a model from [`add_lora`].
+    """
+    trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
