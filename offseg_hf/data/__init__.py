@@ -5,7 +5,7 @@ from offseg_hf.data.augmentation import TrainTransform
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples, stack_examples
 from offseg_hf.data.labels import read_id2label
 from offseg_hf.data.loading import load_segmentation_dataset
-from offseg_hf.data.splits import audit_first_labels, evaluation_dataset, training_dataset
+from offseg_hf.data.splits import audit_first_labels, audited_label_table, evaluation_dataset, training_dataset
 from offseg_hf.data.streaming import EndlessStream
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "TrainingExamples",
     "audit_first_labels",
     "audit_labels",
+    "audited_label_table",
     "evaluation_dataset",
     "evaluation_examples",
     "load_segmentation_dataset",

@@ -50,7 +50,7 @@ def training_dataset(
     data = load_segmentation_dataset(
         dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column, data_dir=data_dir
     )
-    table = _audited_label_table(data, dataset, num_labels, image_processor.do_reduce_labels, label_table)
+    table = audited_label_table(data, dataset, num_labels, image_processor.do_reduce_labels, label_table)
     prepare = PrepareExample(image_processor, transform, table)
     if streaming:
         return EndlessStream(data, prepare, seed=seed, buffer_size=shuffle_buffer_size)
@@ -88,7 +88,7 @@ def evaluation_dataset(
     data = load_segmentation_dataset(
         dataset, split, streaming=streaming, image_column=image_column, mask_column=mask_column, data_dir=data_dir
     )
-    table = _audited_label_table(data, dataset, num_labels, image_processor.do_reduce_labels, label_table)
+    table = audited_label_table(data, dataset, num_labels, image_processor.do_reduce_labels, label_table)
     return evaluation_examples(data, PrepareExample(image_processor, label_table=table))
 
 
@@ -108,8 +108,23 @@ def audit_first_labels(data, num_labels: int, reduce_labels: bool, num_examples:
     audit_labels(masks, num_labels, reduce_labels=reduce_labels)
 
 
-def _audited_label_table(data, dataset, num_labels, reduce_labels, label_table):
-    """What makes class ids of the stored ones: given, or found from the first label maps, which are checked by it."""
+def audited_label_table(data, dataset, num_labels, reduce_labels, label_table=None):
+    """What makes class ids of the stored ones: given, or found from the first label maps, which are checked by it.
+
+    Args:
+        data (`datasets.Dataset` or `datasets.IterableDataset`): with the columns `image` and `mask`.
+        dataset (`str` or `list[str]`): what it was loaded from, perhaps the name of a preset.
+        num_labels (`int`): number of classes.
+        reduce_labels (`bool`): whether label 0 means "ignore" and classes count from 1.
+        label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled.
+
+    Returns:
+        [`~offseg_hf.data.labels.LabelTable`] or `None`: for [`~offseg_hf.data.PrepareExample`]; `None` where what is
+        stored are class ids.
+
+    Raises:
+        ValueError: where the first label maps do not hold such ids, with the remedy.
+    """
     preset = find_preset(dataset)
     if label_table is None and preset is None:
         audit_first_labels(data, num_labels, reduce_labels)
