@@ -162,7 +162,10 @@ function show(photoCanvas, labels, names) {
   const colours = names.map((_, id) => colour(id));
   const paint = (pixelOf) => {
     const image = new ImageData(width, height);
-    labels.forEach((id, index) => image.data.set([...pixelOf(id), 255], 4 * index));
+    const bytes = names.map((_, id) => new Uint8ClampedArray([...pixelOf(id), 255])); // of one pixel of each class
+    const pixels = bytes.map((each) => new Uint32Array(each.buffer)[0]); // the same as one number: quicker to copy
+    const words = new Uint32Array(image.data.buffer);
+    for (let index = 0; index < labels.length; index++) words[index] = pixels[labels[index]];
     const canvas = Object.assign(document.createElement("canvas"), { height, width });
     canvas.getContext("2d").putImageData(image, 0, 0);
     return canvas;
@@ -172,7 +175,7 @@ function show(photoCanvas, labels, names) {
   draw();
 
   const counts = names.map(() => 0);
-  labels.forEach((id) => counts[id]++);
+  for (const id of labels) counts[id]++;
   const found = names.map((name, id) => ({ name, id })).filter(({ id }) => counts[id] > 0);
   found.sort((a, b) => counts[b.id] - counts[a.id]);
   legend.replaceChildren(...found.map(({ name, id }) => {

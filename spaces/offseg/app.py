@@ -85,24 +85,27 @@ def build_demo():
     segmenters, left_out = load_segmenters(os.environ.get("OFFSEG_MODELS", ""))
     names = list(segmenters)
 
-    # For a GPU that is lent, what goes in and out must be ordinary objects: names, pictures, arrays.
+    # On a GPU that is lent another process works: what goes in and out must be ordinary objects (names, pictures,
+    # arrays), and of errors only Gradio's own keep their message.
     @GPU
     def label_map(model, photo):
-        return segmenters[model].segment(photo)
+        with told_to_the_person():
+            return segmenters[model].segment(photo)
 
     @GPU
     def offsets(model, photo, size):
-        return segmenters[model].look_inside(photo, size)
+        with told_to_the_person():
+            return segmenters[model].look_inside(photo, size)
 
     def segment(photo, model, opacity):
         """What the first tab shows of a photo, and the files to download."""
         if photo is None:
             return None, None, None, None
+        start = time.perf_counter()
         with told_to_the_person():
-            start = time.perf_counter()
             picture = read_photo(photo)
-            labels = label_map(model, picture)
-            seconds = time.perf_counter() - start
+        labels = label_map(model, picture)
+        seconds = time.perf_counter() - start
         id2label = segmenters[model].labels
         colours = palette(len(id2label))
         report = {
@@ -146,8 +149,8 @@ def build_demo():
             return NO_PHOTO, gr.Dropdown(choices=[], value=None), ""
         with told_to_the_person():
             picture = read_photo(photo)
-            small = picture.resize(fitted_size(picture.size, INSIDE_SIDE), Image.Resampling.LANCZOS)
-            inside = offsets(model, picture, (small.height, small.width))
+        small = picture.resize(fitted_size(picture.size, INSIDE_SIDE), Image.Resampling.LANCZOS)
+        inside = offsets(model, picture, (small.height, small.width))
         if inside is None:
             return NO_OFFSETS.format(html.escape(model)), gr.Dropdown(choices=[], value=None), ""
         numbers, label_maps = inside

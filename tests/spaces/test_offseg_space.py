@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 
 import inside
@@ -43,6 +44,7 @@ from offseg_hf import (
     OffsetLearningForSemanticSegmentation,
 )
 from offseg_hf.data.scenes import draw_scene
+from offseg_hf.hub import write_repository
 from offseg_hf.visualization import default_palette
 
 TINY = SPACE / "tiny-street-scenes"
@@ -337,6 +339,40 @@ def test_model_is_loaded_at_its_revision_when_one_is_named(tmp_path):
     assert loaded.stdout.strip() == f"{expected} []"
 
 
+EVERY_FAMILY = """
+import os, sys
+sys.modules["offseg_hf"] = None  # importing it raises an ImportError
+import numpy, segmenter
+from PIL import Image
+models, left_out = segmenter.load_segmenters(os.environ["OFFSEG_MODELS"])
+assert not left_out, left_out
+numpy.savez("labels.npz", **{name: model.segment(Image.open("photo.png")) for name, model in models.items()})
+"""
+
+
+def test_models_of_every_family_are_offered_from_folders_and_from_the_hub_without_the_package(photo, tmp_path):
+    written(tmp_path / "photo.png", photo)
+    expected, names = {}, []
+    with HubDouble() as hub:
+        for make_model in (*PER_PIXEL, mask2former):
+            name = make_model.__name__
+            folder = saved(make_model, tmp_path / f"{name}-saved")
+            expected[name] = segmenter.Segmenter(folder).segment(photo)
+            published = tmp_path / name
+            published.mkdir()
+            files = write_repository(folder, published, f"org/{name}")
+            hub.create(f"org/{name}", files={file.name: file.read_bytes() for file in files})
+            names += [str(published), f"org/{name}"]
+        environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(SPACE), "OFFSEG_MODELS": ",".join(names)}
+        command = [sys.executable, "-c", EVERY_FAMILY]
+        subprocess.run(command, cwd=tmp_path, env={**os.environ, **environment}, check=True)
+    found = np.load(tmp_path / "labels.npz")
+    assert set(found) == {"tiny-street-scenes", *expected, *(f"org/{name}" for name in expected)}
+    for name, labels in expected.items():
+        for source in (name, f"org/{name}"):
+            assert (found[source] == labels).mean() > 0.999  # other threads may decide a tie
+
+
 # Offset learning
 
 
@@ -492,3 +528,86 @@ def test_uploads_beyond_the_limit_are_refused(client):
 
 def test_only_segmenting_is_open_to_programs(client):
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/segment"]
+
+
+def test_requests_are_refused_readably_when_too_many_are_waiting(app, client, photo, tmp_path, monkeypatch):
+    import httpx
+
+    may_go_on, segment = threading.Event(), segmenter.Segmenter.segment
+
+    def wait_and_segment(self, photo):
+        may_go_on.wait(60)
+        return segment(self, photo)
+
+    monkeypatch.setattr(segmenter.Segmenter, "segment", wait_and_segment)
+    api = f"{client.src}gradio_api"
+    with written(tmp_path / "photo.png", photo).open("rb") as file:
+        (path,) = httpx.post(f"{api}/upload", files={"files": file}, timeout=60).json()
+    request = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "tiny-street-scenes", 0.5]}
+    answers = [httpx.post(f"{api}/call/segment", json=request, timeout=60) for _ in range(app.MAX_QUEUE + 3)]
+    may_go_on.set()
+    accepted = [answer.json()["event_id"] for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(accepted) >= app.MAX_QUEUE and len(refused) >= 2 and len(accepted) + len(refused) == len(answers)
+    assert all("Queue is full. Max size is 32" in answer.text for answer in refused)
+    assert "event: complete" in httpx.get(f"{api}/call/segment/{accepted[-1]}", timeout=60).text
+
+
+def test_endpoint_says_so_when_the_work_takes_too_long(client, photo, tmp_path, monkeypatch):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    monkeypatch.setattr(segmenter, "TIME_LIMIT", -1)
+    with pytest.raises(AppError, match="took more than -1 seconds for this photo: send a smaller one"):
+        client.predict(handle_file(written(tmp_path / "photo.png", photo)), api_name="/segment")
+
+
+# What the platform's package does as far as it matters: another process works, errors but Gradio's lose their message.
+LENT_GPU = """
+import pickle, sys
+
+assert "torch" not in sys.modules
+calls = []
+
+
+def GPU(function):
+    def on_lent_gpu(*arguments):
+        import gradio
+
+        calls.append(function.__name__)
+        try:
+            return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
+        except gradio.Error:
+            raise
+        except Exception as error:
+            raise gradio.Error(type(error).__name__) from None
+
+    return on_lent_gpu
+"""
+ON_LENT_GPU = """
+import sys, app, segmenter, spaces
+
+demo = app.build_demo()
+functions = {each.name: each.fn for each in demo.fns.values()}
+segment, look_inside = functions["segment"], functions["look_inside"]
+model = "tiny-street-scenes"
+print(segment(sys.argv[1], model, 0.5)[3]["width"], look_inside(sys.argv[1], model, None)[2].count("<img"))
+segmenter.TIME_LIMIT = -1
+for function, arguments in ((segment, (sys.argv[1], model, 0.5)), (look_inside, (sys.argv[1], model, None))):
+    try:
+        function(*arguments)
+    except app.gr.Error as error:
+        print(error.message)
+print(spaces.calls)
+"""
+
+
+def test_gpu_is_borrowed_for_the_models_work_alone_where_the_platform_lends_one(app, photo, tmp_path):
+    (tmp_path / "platform").mkdir()
+    (tmp_path / "platform" / "spaces.py").write_text(LENT_GPU)
+    environment = {**os.environ, "PYTHONPATH": f"{SPACE}{os.pathsep}{tmp_path / 'platform'}", "OFFSEG_MODELS": ""}
+    command = [sys.executable, "-c", ON_LENT_GPU, str(written(tmp_path / "photo.png", photo))]
+    output = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    first, *refusals, calls = output.strip().splitlines()
+    assert first == "150 2" and calls == str(["label_map", "offsets"] * 2)
+    assert len(refusals) == 2 and all("took more than -1 seconds" in refusal for refusal in refusals)

@@ -101,21 +101,27 @@ def png(image):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """The page's folder, with a model in its folder `model`, and the headers that the page's README asks for."""
+    """The page's folder, with a model in its folder `model`, and the headers that the page's README asks for.
 
-    def __init__(self, *arguments, model, **keywords):
-        self.model = model
+    Below /npm/ it also serves what the content delivery network would.
+    """
+
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | TYPES
+
+    def __init__(self, *arguments, folders, **keywords):
+        self.folders = folders  # prefix of the address → folder
         super().__init__(*arguments, directory=str(PAGE), **keywords)
 
     def translate_path(self, path):
         path = path.split("?")[0]
-        return (
-            str(self.model / path.removeprefix("/model/"))
-            if path.startswith("/model/")
-            else super().translate_path(path)
-        )
+        for prefix, folder in self.folders.items():
+            if path.startswith(prefix):
+                return str(folder / path.removeprefix(prefix))
+        return super().translate_path(path)
 
     def end_headers(self):
+        if self.path.startswith("/npm/"):
+            self.send_header("access-control-allow-origin", "*")
         for name, value in isolation_headers().items():
             self.send_header(name, value)
         super().end_headers()
@@ -131,12 +137,13 @@ def isolation_headers():
 
 
 @pytest.fixture
-def serve():
+def serve(packages):
     """Starts servers of the page with a model's folder; stops them in the end."""
     servers = []
 
     def start(model):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, model=model))
+        folders = {"/model/": model, **{f"/npm/{prefix}": folder for prefix, folder in packages.items()}}
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, folders=folders))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
@@ -159,34 +166,33 @@ def chromium():
 class Visit:
     """A visit to the page: what it asked for, and what a person does there."""
 
-    def __init__(self, chromium, url, packages, **context):
-        self.requests, self.errors = [], []
-        self.packages = packages
+    def __init__(self, chromium, url, **context):
+        self.url, self.requests, self.errors = url, [], []
         self.context = chromium.new_context(**context)
-        self.context.route(lambda address: not address.startswith(url), self.from_cdn)
+        self.context.route(lambda address: not address.startswith(url), self.elsewhere)
         self.page = self.context.new_page()
         self.page.set_default_timeout(120_000)
         self.page.on("request", lambda request: self.requests.append(request))
         self.page.on("pageerror", lambda error: self.errors.append(error))
         self.page.goto(url)
 
-    def from_cdn(self, route):
-        address = route.request.url.removeprefix(CDN)
-        for prefix, folder in self.packages.items():
-            file = folder / address.removeprefix(prefix)
-            if address.startswith(prefix) and file.is_file():
-                headers = {"access-control-allow-origin": "*", "cross-origin-resource-policy": "cross-origin"}
-                headers["content-type"] = TYPES.get(file.suffix, "application/octet-stream")
-                return route.fulfill(body=file.read_bytes(), headers=headers)
-        return route.abort()
+    def elsewhere(self, route):
+        """Leads from the content delivery network to the local copy; there is nothing else."""
+        if not route.request.url.startswith(CDN):
+            return route.abort()
+        address = self.url + "npm/" + route.request.url.removeprefix(CDN)
+        headers = {"location": address, "access-control-allow-origin": "*"}
+        return route.fulfill(status=302, headers=headers | isolation_headers())
 
     def choose(self, image, name="photo.png", dtype=None):
-        """Gives the page a photo, or bytes; returns what it says in the end."""
+        """Gives the page a photo, bytes or a file; returns what it says in the end."""
         if dtype is not None:
             self.page.select_option("#dtype", dtype)
         if isinstance(image, Image.Image):
             image = png(image)
-        self.page.set_input_files("#photo", {"name": name, "mimeType": "image/png", "buffer": image})
+        if isinstance(image, bytes):
+            image = {"name": name, "mimeType": "image/png", "buffer": image}
+        self.page.set_input_files("#photo", image)
         playwright.expect(self.status).to_have_text(re.compile(r"seconds$|\.$"), timeout=120_000)
         return self.status.inner_text()
 
@@ -201,11 +207,11 @@ class Visit:
 
 
 @pytest.fixture
-def visit(chromium, serve, packages, model_folder):
+def visit(chromium, serve, model_folder):
     visits = []
 
     def start(model=model_folder / "onnx", **context):
-        visits.append(Visit(chromium, serve(model), packages, **context))
+        visits.append(Visit(chromium, serve(model), **context))
         return visits[-1]
 
     yield start
@@ -301,8 +307,11 @@ def test_a_file_that_is_no_photo_gets_a_message_and_the_next_photo_is_segmented(
     assert page.page.locator("#result").is_visible()
 
 
-def test_a_file_that_is_too_large_is_not_read(visit):
-    said = visit().choose(bytes(50_000_001))
+def test_a_file_that_is_too_large_is_not_read(visit, tmp_path):
+    path = tmp_path / "photo.png"
+    with path.open("wb") as file:
+        file.truncate(50_000_001)
+    said = visit().choose(path)
     assert said == "photo.png has more than 50 MB; choose a smaller photo."
 
 
