@@ -39,13 +39,14 @@ class Commit:
 
 @dataclass
 class Repository:
-    """Of one kind and id; the last commit is what `main` stands for."""
+    """Of one kind and id; the last commit is what `main` stands for, other revisions have a commit each."""
 
     kind: str
     repo_id: str
     private: bool = False
     details: dict = field(default_factory=dict)
     commits: list[Commit] = field(default_factory=list)
+    revisions: dict[str, Commit] = field(default_factory=dict)
 
     def commit(self, title, files):
         text = f"{self.kind} {self.repo_id} {len(self.commits)} {sorted(files)}"
@@ -55,7 +56,13 @@ class Repository:
     def at(self, revision):
         if revision == "main":
             return self.commits[-1]
-        return next((commit for commit in self.commits if commit.oid == revision), None)
+        commits = [*self.commits, *self.revisions.values()]
+        return self.revisions.get(revision) or next((each for each in commits if each.oid == revision), None)
+
+    def convert_to_parquet(self, files):
+        """What the Hub makes of a data set's own files on `refs/convert/parquet`: name → content."""
+        oid = hashlib.sha1(f"{self.repo_id} {sorted(files)}".encode()).hexdigest()
+        self.revisions["refs/convert/parquet"] = Commit(oid, "Update parquet files", files)
 
 
 class Refusal(Exception):  # noqa: N818  an answer rather than an error
@@ -429,7 +436,7 @@ def git_oid(content):
 
 _REPOSITORY = r"/api/(?P<kind>models|datasets|spaces)/(?P<repo_id>[^/]+/[^/]+)"
 _FILES = r"/(?P<prefix>datasets/|spaces/|)(?P<repo_id>[^/]+/[^/]+)"
-_REVISION = r"/(?P<revision>[^/]+)"
+_REVISION = r"/(?P<revision>refs/convert/parquet|[^/]+)"
 ROUTES = [
     ("GET", r"/api/whoami-v2", HubRequestHandler.whoami),
     ("POST", r"/api/repos/create", HubRequestHandler.create_repository),

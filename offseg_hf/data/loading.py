@@ -350,6 +350,13 @@ def _as_image_and_mask(data, image_column, mask_column):
     """The two columns of a data set, undecoded, under their standard names."""
     features = data.features or {}
     candidates = [name for name, feature in features.items() if _holds_images(feature)]
+    lists = [name for name, feature in features.items() if _holds_images(getattr(feature, "feature", None))]
+    if lists and (mask_column in lists or (mask_column is None and len(candidates) < 2)):
+        raise ValueError(
+            f"`mask_column` must hold one label map per example, but {', '.join(lists)} holds lists of pictures, as "
+            "in the full ADE20K, whose masks are colours; write one map of class ids each, or take --dataset ade20k "
+            "as it is by default."
+        )
     image_column, mask_column = _choose_columns(candidates, list(features), image_column, mask_column)
     data = data.select_columns([image_column, mask_column])
     for column in (image_column, mask_column):  # first of all, or else renaming decodes
