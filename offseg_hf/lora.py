@@ -46,9 +46,8 @@ def add_lora(model: PreTrainedModel, rank: int):
 
     Raises:
         ValueError: where `rank` is less than 1, or it is not known what to update in such a model.
+        ImportError: where PEFT is not installed.
     """
-    from peft import LoraConfig, get_peft_model
-
     config = getattr(model.config, "base_config", model.config)  # a wrapper's
     if rank < 1:
         raise ValueError(f"`rank` must be at least 1, got {rank}; 8 is a good start.")
@@ -57,6 +56,12 @@ def add_lora(model: PreTrainedModel, rank: int):
             f"`model` must be of type {', '.join(_TARGETS)}, got {config.model_type}; for others, name the modules in "
             "a `peft.LoraConfig` of your own."
         )
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError(
+            f"`add_lora` must have the package PEFT, got {error}; install it with `pip install 'offseg-hf[peft]'`."
+        ) from error
     heads = _HEADS_OF_MASK2FORMER if config.model_type.endswith("mask2former") else _HEADS
     trained = [] if getattr(config, "freeze_batch_norm", False) else _batch_norms_of_encoder(model, heads)
     lora_config = LoraConfig(

@@ -22,8 +22,11 @@ from offseg_hf.data import (
     stack_examples,
     training_dataset,
 )
+from offseg_hf.data.labels import read_label_table
+from offseg_hf.data.presets import PRESETS, find_preset
 from offseg_hf.evaluation import BatchMetrics, ignore_index, predicted_label_maps
 from offseg_hf.inference import auto_model_class, predicted_labels
+from offseg_hf.lora import add_lora
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
@@ -270,6 +273,49 @@ def evaluate_model(model: PreTrainedModel, image_processor, eval_dataset, batch_
     return {name: value for name, value in results.items() if name not in timings}
 
 
+def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> dict[int, str]:
+    """Names of the classes: as given, or those of the named data set.
+
+    Args:
+        model_args ([`ModelArguments`]): with `labels`, `num_labels` or neither.
+        data_args ([`DataArguments`]): what to train on.
+
+    Returns:
+        `dict[int, str]`: names by class id.
+
+    Raises:
+        ValueError: where it is not clear what the classes are.
+    """
+    preset = find_preset(data_args.dataset)
+    num_given = (model_args.labels is not None) + (model_args.num_labels is not None)
+    if num_given > 1 or (num_given == 0 and preset is None):
+        raise ValueError(
+            "`labels` or `num_labels` must be given, one of them, or a data set by its name: give the classes either as "
+            f"--labels sky,road,car (or a file) or as --num_labels 3, or one of {', '.join(PRESETS)} as --dataset."
+        )
+    if model_args.labels is not None:
+        return read_id2label(model_args.labels)
+    if preset is not None and model_args.num_labels in (None, len(preset.class_names)):
+        return preset.id2label
+    return {label_id: f"LABEL_{label_id}" for label_id in range(model_args.num_labels)}
+
+
+def complete_data_arguments(data_args: DataArguments):
+    """Fills in, in place, so that the record of the training has it, what was left to the named data set.
+
+    Args:
+        data_args ([`DataArguments`]): what to train and evaluate on.
+    """
+    preset = find_preset(data_args.dataset)
+    if data_args.do_reduce_labels is None:
+        data_args.do_reduce_labels = preset is not None and preset.reduce_labels and data_args.label_table is None
+    if preset is not None and not data_args.resize:
+        data_args.eval_size = data_args.eval_size or list(preset.eval_size)
+    defaults = preset or TrainTransform()
+    data_args.crop_size = data_args.crop_size or list(defaults.crop_size)
+    data_args.resize = data_args.resize or list(defaults.resize)
+
+
 def trainer_from_arguments(
     model_args: ModelArguments, data_args: DataArguments, args: SegmentationTrainingArguments
 ) -> Trainer:
@@ -287,10 +333,13 @@ def trainer_from_arguments(
         ValueError, FileNotFoundError: where something that was asked for cannot be had.
     """
     check_reporting(args)
-    if model_args.labels is not None:
-        id2label = read_id2label(model_args.labels)
-    else:
-        id2label = {label_id: f"LABEL_{label_id}" for label_id in range(model_args.num_labels)}
+    if model_args.lora_rank is not None and model_args.model_name_or_path is None:
+        raise ValueError(
+            "`lora_rank` must come with `model_name_or_path`, since an encoder with random weights would stay random, "
+            f"got {model_args.lora_rank} alone; give weights to start from, or leave it out."
+        )
+    id2label = classes_to_learn(model_args, data_args)
+    complete_data_arguments(data_args)
     edges = data_args.eval_size or data_args.resize
     image_processor = OffSegImageProcessor(
         size={"longest_edge": max(edges), "shortest_edge": min(edges)},
@@ -316,6 +365,8 @@ def trainer_from_arguments(
         "streaming": data_args.streaming,
         "image_column": data_args.image_column,
         "mask_column": data_args.mask_column,
+        "data_dir": data_args.data_dir,
+        "label_table": read_label_table(data_args.label_table, id2label) if data_args.label_table else None,
     }
     train_dataset = training_dataset(
         split=data_args.train_split,
@@ -338,6 +389,8 @@ def trainer_from_arguments(
         add_offset_learning=model_args.add_offset_learning,
         **overrides,
     )
+    if model_args.lora_rank is not None:
+        model = add_lora(model, model_args.lora_rank)
     trainer = create_trainer(model, args, train_dataset, eval_dataset, image_processor)
     watch(trainer)
     return trainer

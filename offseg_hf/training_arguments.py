@@ -149,6 +149,9 @@ class ModelArguments:
         False,
         "Whether to replace the classifier of --model_name_or_path, any of transformers' models, by offset learning.",
     )
+    lora_rank: int | None = _option(
+        None, "Rank of updates (LoRA) to train in the encoder instead of its weights; the head is trained as ever."
+    )
     trust_remote_code: bool = _option(False, "Whether to run model code that comes with the weights.")
 
 
@@ -156,17 +159,31 @@ class ModelArguments:
 class DataArguments:
     """What to train and evaluate on, and how photos are augmented."""
 
-    dataset: list[str] = field(metadata={"help": "Hub id, folder, Parquet files or URL pattern."})
+    dataset: list[str] = field(
+        metadata={
+            "help": "Hub id, folder, Parquet files or URL pattern; or ade20k, cityscapes, coco_stuff, pascal_context."
+        }
+    )
+    data_dir: str | None = _option(
+        None, "Where a data set that is given by its name is: official folder, Parquet files, Hub id; or the Hub."
+    )
     streaming: bool = _option(False, "Whether to read while training instead of before; needs --max_steps.")
     train_split: str = _option("train", "Split to train on.")
     eval_split: str = _option("validation", "Split to evaluate on; 'none' for no evaluation.")
     image_column: str | None = _option(None, "Column of the photos, where it cannot be guessed.")
     mask_column: str | None = _option(None, "Column of the label maps, where it cannot be guessed.")
     shuffle_buffer_size: int = _option(500, "Examples among which a stream is shuffled.")
-    do_reduce_labels: bool = _option(False, "Whether label 0 means 'ignore' and classes count from 1.")
+    label_table: str | None = _option(None, "JSON file of stored id → class, where label maps do not store class ids.")
+    do_reduce_labels: bool | None = _option(
+        None, "Whether label 0 means 'ignore' and classes count from 1; by default as the named data set has it."
+    )
     eval_size: list[int] = _options((), "Longest and shortest edge in evaluation; by default those of --resize.")
-    crop_size: list[int] = _options((512, 512), "Height and width of the training crop.")
-    resize: list[int] = _options((2048, 512), "Longest and shortest edge of the photo before the random scale.")
+    crop_size: list[int] = _options(
+        (), "Height and width of the training crop; by default those of the named data set, else 512 512."
+    )
+    resize: list[int] = _options(
+        (), "Longest and shortest edge before the random scale; by default those of the named data set, else 2048 512."
+    )
     scale_range: list[float] = _options((0.5, 2.0), "Range of the random scale.")
     category_max_ratio: float = _option(0.75, "Largest share of a crop that one class may fill.")
     flip_probability: float = _option(0.5, "Probability of a horizontal flip.")

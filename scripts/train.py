@@ -18,6 +18,7 @@ def main(argv=None):
     from transformers import HfArgumentParser, set_seed
 
     from offseg_hf.hub import check_repository, push_to_hub, write_training_record
+    from offseg_hf.lora import merge_lora
     from offseg_hf.recipes import apply_recipe
     from offseg_hf.training import check_output_dir, trainer_from_arguments
     from offseg_hf.training_arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
@@ -28,8 +29,6 @@ def main(argv=None):
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    if (model_args.labels is None) == (model_args.num_labels is None):
-        parser.error("give the classes either as --labels sky,road,car (or a file) or as --num_labels 3")
     publish, args.push_to_hub = args.push_to_hub, False  # Trainer's own way leaves out code and card
     if publish and args.hub_model_id is None:
         parser.error("--push_to_hub needs --hub_model_id NAMESPACE/NAME")
@@ -41,9 +40,11 @@ def main(argv=None):
             check_repository(args.hub_model_id, bool(args.hub_private_repo), args.hub_token)
         set_seed(args.seed)
         trainer = trainer_from_arguments(model_args, data_args, args)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (ImportError, OSError, ValueError, StrictDataclassError) as error:
         parser.error(str(error))
     trainer.train(resume_from_checkpoint=checkpoint)
+    if model_args.lora_rank is not None:
+        merge_lora(trainer)
     trainer.save_model()
     metrics = {}
     if trainer.eval_dataset is not None:

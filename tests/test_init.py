@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "trainer": {"data", "evaluation", "inference"},
     "training": {
         *("models", "variants", "data", "metrics", "inference", "visualization"),
-        *("evaluation", "optimization", "trainer", "training_arguments", "watching"),
+        *("evaluation", "lora", "optimization", "trainer", "training_arguments", "watching"),
     },
     "curves": set(),
     "watching": {"inference", "visualization", "evaluation", "optimization", "training_arguments", "curves"},

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from tiny_models import tiny_efficientformer, tiny_mask2former, tiny_offseg, tiny_segnext
@@ -154,6 +156,14 @@ def test_batch_norms_of_an_encoder_are_left_as_they_are_when_frozen():
 def test_error_when_the_rank_is_none():
     with pytest.raises(ValueError, match="`rank` must be at least 1, got 0"):
         add_lora(tiny_offseg(), 0)
+
+
+def test_error_when_peft_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # importing it raises an ImportError
+    with pytest.raises(
+        ImportError, match=r"`add_lora` must have the package PEFT, .*`pip install 'offseg-hf\[peft\]'`"
+    ):
+        add_lora(tiny_offseg(), 4)
 
 
 def test_error_when_it_is_not_known_what_to_update():

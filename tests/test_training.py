@@ -30,8 +30,9 @@ from offseg_hf.training import (
     create_trainer,
     evaluate_model,
     num_training_steps,
+    trainer_from_arguments,
 )
-from offseg_hf.training_arguments import SegmentationTrainingArguments
+from offseg_hf.training_arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 ID2LABEL = dict(enumerate(SCENE_LABELS))
@@ -189,6 +190,12 @@ def test_published_weights_keep_their_normalization_when_classes_agree(tmp_path)
     model = create_model(None, str(tmp_path), {i: f"class {i}" for i in ID2LABEL})
     assert model.config.logit_normalization == "layer_norm"
     assert model.config.id2label[0] == "class 0"
+
+
+def test_error_when_lora_has_no_weights_to_start_from(tmp_path):
+    model_args = ModelArguments(variant="offseg-b0", num_labels=4, lora_rank=8)
+    with pytest.raises(ValueError, match="`lora_rank` must come with `model_name_or_path`"):
+        trainer_from_arguments(model_args, DataArguments(dataset=["nowhere"]), arguments(tmp_path))
 
 
 def test_error_is_raised_when_neither_variant_nor_weights_are_given():

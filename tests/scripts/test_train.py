@@ -67,10 +67,29 @@ def test_training_equals_the_uninterrupted_one_when_resumed(folder, tmp_path):
         assert torch.equal(tensor, part[name]), name
 
 
+def test_lora_is_resumed_exactly_and_saved_as_a_plain_model_that_differs_only_where_it_was_updated(folder, tmp_path):
+    pytest.importorskip("peft", reason="needs the extra `peft`")
+    common = "--lora_rank", "2", "--save_strategy", "steps", "--save_steps", "2", "--eval_split", "none", "--streaming"
+    main(arguments(folder, tmp_path / "whole", *common))
+    assert (tmp_path / "whole" / "checkpoint-2" / "adapter_model.safetensors").exists()
+    (tmp_path / "part").mkdir()
+    (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "part" / "checkpoint-2")
+    main(arguments(folder, tmp_path / "part", *common, "--resume_from_checkpoint", "last"))
+    whole, part, base = (
+        OffSegForSemanticSegmentation.from_pretrained(path).state_dict()
+        for path in (tmp_path / "whole", tmp_path / "part", folder / "base")
+    )
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, part[name]), name
+        if name.startswith("segformer."):
+            assert torch.equal(tensor, base[name]) != name.endswith(("q_proj.weight", "v_proj.weight")), name
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--num_labels", "8"], "give the classes either as --labels"),
+        (["--lora_rank", "0"], "`rank` must be at least 1, got 0"),
         (["--recipe", "kitti"], "`recipe` must be one of ade20k-mask2former, ade20k-segformer"),
         (["--recipe", "ade20k", "--total_batch_size", "5"], "`total_batch_size` must be devices"),
         (["--variant", "offseg-b9", "--overwrite"], "`name` must be one of offseg-b0, offseg-b1"),
