@@ -134,11 +134,12 @@ def _running_mean(values, window):
 
 
 def _ticks(low, high):
-    """Round numbers, 4 to 8 or so, from at most `low` to at least `high`."""
-    span = high - low or 1
-    power = 10 ** math.floor(math.log10(span / 4))
-    step = power * max(factor for factor in (1, 2, 5) if factor * power <= span / 4)
-    return [index * step for index in range(math.floor(low / step), math.ceil(low / step + span / step - 1e-9) + 1)]
+    """Round numbers, 5 to 8 of them, from at most `low` to at least `high`."""
+    high = high if high > low else low + 1
+    span = high - low
+    power = 10 ** math.floor(math.log10(span / 6))
+    step = power * min(factor for factor in (1, 2, 5, 10) if factor * power >= span / 6 * (1 - 1e-9))
+    return [index * step for index in range(math.floor(low / step), math.ceil(high / step - 1e-9) + 1)]
 
 
 def _log_ticks(values):

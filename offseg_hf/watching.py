@@ -20,6 +20,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
 
 from offseg_hf.curves import draw_curves
+from offseg_hf.data.presets import published_palette
 from offseg_hf.evaluation import ignore_index
 from offseg_hf.inference import predicted_labels
 from offseg_hf.optimization import is_in_head
@@ -123,7 +124,11 @@ class TrainingProgress(ProgressCallback):
         self.current_step = state.global_step
         if state.is_world_process_zero:
             self.training_bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="training", dynamic_ncols=True
+                total=state.max_steps,
+                initial=state.global_step,
+                dynamic_ncols=True,
+                # Without the steps per second, so that 80 columns are enough.
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             )
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
@@ -139,13 +144,18 @@ class TrainingProgress(ProgressCallback):
         if self.training_bar is None:
             return
         if "loss" in logs:
-            shown = {"loss": f"{logs['loss']:.4g}", "lr": f"{logs['learning_rate']:.2g}"}
-            if "learning_rate_head" in logs:
-                shown["head"] = f"{logs['learning_rate_head']:.2g}"
-            if "examples_per_second" in logs:
-                shown["examples/s"] = f"{logs['examples_per_second']:.3g}"
-            self.training_bar.set_postfix(shown)
+            formats = {
+                "loss": ".3g",
+                "examples_per_second": ".3g",
+                "learning_rate": ".1e",
+                "learning_rate_head": ".1e",
+            }
+            names = {"examples_per_second": "examples/s", "learning_rate": "lr", "learning_rate_head": "head"}
+            self.training_bar.set_postfix(
+                {names.get(key, key): format(logs[key], spec) for key, spec in formats.items() if key in logs}
+            )
         elif "eval_mean_iou" in logs:
+            self.on_evaluate(args, state, control)  # closes the bar that a line would break
             values = f"mean IoU {logs['eval_mean_iou']:.4f}, pixel accuracy {logs['eval_overall_accuracy']:.4f}"
             self.training_bar.write(f"step {state.global_step}: {values}, loss {logs['eval_loss']:.4g}")
         elif "train_runtime" in logs:
@@ -236,7 +246,9 @@ class PredictionSheets(TrainerCallback):
             (self._photo(example), self._truth(example), prediction)
             for example, prediction in zip(self.examples, predictions)
         ]
-        sheet = picture_sheet(rows, ("photo", "truth", "prediction"), id2label, default_palette(len(id2label)))
+        palette = published_palette(id2label)
+        palette = default_palette(len(id2label)) if palette is None else palette
+        sheet = picture_sheet(rows, ("photo", "truth", "prediction"), id2label, palette)
         with _written_whole(path) as unfinished:
             sheet.save(unfinished, quality=90)
         for callback in self.trainer.callback_handler.callbacks:

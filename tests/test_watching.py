@@ -245,8 +245,8 @@ def test_examples_per_second_leave_out_evaluations_and_the_start(tmp_path):
 def test_bar_tells_loss_rates_and_evaluations(scenes, tmp_path, capsys):
     create(scenes, tmp_path, streaming=True, disable_tqdm=False).train()
     written = capsys.readouterr()
-    assert "training: 100%" in written.err and "evaluating" in written.err
-    for shown in ("loss=", "lr=0.00067", "head=0.0067", "examples/s="):
+    assert "100%|" in written.err and "evaluating" in written.err
+    for shown in ("loss=", "lr=6.7e-04", "head=6.7e-03", "examples/s="):
         assert shown in written.err, shown
     told = [line for line in written.out.splitlines() if line.strip()]
     beginnings = ("step 2: mean IoU 0.", "step 4: mean IoU 0.", "trained to step 4 in 00:")
@@ -258,12 +258,12 @@ def test_bar_goes_on_where_the_training_resumes(scenes, tmp_path, capsys):
     capsys.readouterr()
     trainer = create(scenes, tmp_path, disable_tqdm=False)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert "training:  50%" in capsys.readouterr().err.split("\r")[1]
+    assert " 50%|" in capsys.readouterr().err.split("\r")[1]
 
 
 def test_no_bar_is_shown_when_it_is_disabled(scenes, tmp_path, capsys):
     create(scenes, tmp_path).train()
-    assert "training:" not in capsys.readouterr().err
+    assert "/4 [" not in capsys.readouterr().err
 
 
 # TensorBoard
