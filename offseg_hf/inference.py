@@ -154,8 +154,8 @@ def label_maps_in_bands(model, pixel_values, size, window_size=None, stride=None
         flip (`bool`, *optional*, defaults to `False`): whether to add the horizontal mirror image of every view.
 
     Returns:
-        `torch.LongTensor` of shape `(batch_size, height, width)`: class ids; a model of a single class gives 1 for that
-        class and 0 for the background.
+        `torch.LongTensor` of shape `(batch_size, height, width)`: class ids; with a model of a single class, 1 for it
+        and 0 for the background.
 
     Raises:
         ValueError: as [`sliding_window_logits`].

@@ -1,7 +1,9 @@
-"""Label maps as pictures: colours, overlays on the photo, legends, and sheets that compare several maps."""
+"""Label maps as pictures: colours, overlays on the photo, legends, sheets that compare several; confusion matrices."""
 
 import math
+import os
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +12,9 @@ IGNORE_INDEX = 255
 IGNORE_COLOUR = (26, 26, 30)
 IGNORE_NAME = "(ignored)"
 LONGEST_NAME = 48  # characters of a class name in a legend; longer ones are cut
+ERROR_COLOUR = (230, 30, 30)
+SHARE_COLOURS = ((255, 255, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))  # from 0 to 1
+MAX_NUMBERED = 40  # classes of a confusion matrix whose cells hold numbers
 
 
 def default_palette(num_labels):
@@ -116,7 +121,23 @@ def add_legend(image, label_map, id2label, palette):
     return _with_legend(image.convert("RGB"), entries)
 
 
-def picture_sheet(rows, headers, id2label, palette, cell_width=384):
+def mark_errors(image, is_wrong):
+    """The photo in grey, with the pixels in red whose class is wrong.
+
+    Args:
+        image (`PIL.Image.Image`): the photo.
+        is_wrong (`np.ndarray`): booleans of shape (height, width), the photo's size.
+
+    Returns:
+        `PIL.Image.Image`: an RGB picture of the same size.
+    """
+    picture = image.convert("L").convert("RGB")
+    red = Image.blend(picture, Image.new("RGB", picture.size, ERROR_COLOUR), 0.75)
+    picture.paste(red, mask=Image.fromarray(np.asarray(is_wrong)))
+    return picture
+
+
+def picture_sheet(rows, headers, id2label, palette, cell_width=384, captions=None):
     """One picture to compare by eye: rows of photos and label maps, a header over each column, a legend below.
 
     Args:
@@ -126,21 +147,26 @@ def picture_sheet(rows, headers, id2label, palette, cell_width=384):
         id2label (`dict[int, str]`): names of the classes; a class without one goes by its id.
         palette (array-like): colours of the K classes, shape (K, 3), integers from 0 to 255.
         cell_width (`int`): width that every cell is scaled to, in pixels, at least 32; its ratio is kept.
+        captions (sequence of `str`, *optional*): a line of text above each row.
 
     Returns:
         `PIL.Image.Image`: an RGB picture.
 
     Raises:
-        ValueError: if a row has more or fewer cells than there are headers, there is no row, or an id has no colour.
+        ValueError: if a row has more or fewer cells than there are headers, there is no row, the captions are not as
+            many as the rows, or an id has no colour.
     """
     if not rows or any(len(row) != len(headers) for row in rows):
         raise ValueError(
             f"`rows` must have at least one row and a cell for each of the {len(headers)} headers in each, got "
             f"{[len(row) for row in rows]} cells."
         )
+    if captions is not None and len(captions) != len(rows):
+        raise ValueError(f"`captions` must be one for each of the {len(rows)} rows, got {len(captions)}.")
     gap, found = 8, set()
     font = ImageFont.load_default(size=max(12, cell_width // 20))
     top = font.size + 2 * gap
+    caption_height = font.size + gap if captions else 0
     strips = []
     for row in rows:
         cells = []
@@ -156,12 +182,15 @@ def picture_sheet(rows, headers, id2label, palette, cell_width=384):
 
     heights = [max(cell.height for cell in cells) for cells in strips]
     width = len(headers) * (cell_width + gap) + gap
-    sheet = Image.new("RGB", (width, top + sum(heights) + gap * len(rows)), "white")
+    sheet = Image.new("RGB", (width, top + sum(heights) + (gap + caption_height) * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, header in enumerate(headers):
         centre = gap + column * (cell_width + gap) + cell_width / 2
         draw.text((centre, top / 2), header, fill="black", font=font, anchor="mm")
-    for cells, height in zip(strips, heights):
+    for index, (cells, height) in enumerate(zip(strips, heights)):
+        if captions:
+            draw.text((gap, top + font.size / 2), _plain(captions[index]), fill="black", font=font, anchor="lm")
+            top += caption_height
         for column, cell in enumerate(cells):
             sheet.paste(cell, (gap + column * (cell_width + gap), top))
         top += height + gap
@@ -170,6 +199,90 @@ def picture_sheet(rows, headers, id2label, palette, cell_width=384):
     colours = _colour_table(palette)
     entries = [(colours[index], _class_name(index, id2label, palette)) for index in sorted(found)]
     return _with_legend(sheet, entries, font.size)
+
+
+def confusion_matrix_picture(confusion_matrix, id2label):
+    """A picture of what the pixels of each class were taken for.
+
+    Rows are labels, columns predictions, and the cells of a row sum to 100 %. With up to 40 classes, cells hold their
+    percentages, but those below one half; with more, colours tell alone. The row of a class without pixels is grey.
+
+    Args:
+        confusion_matrix (array-like): numbers of pixels of shape (K, K), by label and by prediction.
+        id2label (`dict[int, str]`): names of the classes; a class without one goes by its id.
+
+    Returns:
+        `PIL.Image.Image`: an RGB picture, about 900 pixels wide for 19 classes and 2,900 for 150.
+
+    Raises:
+        ValueError: if the matrix is not square.
+    """
+    counts = np.asarray(confusion_matrix)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(
+            f"`confusion_matrix` must be of shape (K, K), got {counts.shape}: leave out what stands for no class."
+        )
+    num_labels = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cell = 40 if num_labels <= MAX_NUMBERED else 18  # pixels
+    colours = np.where(counts.any(axis=1)[:, None, None], _share_colours(shares), 232).astype(np.uint8)  # (K, K, 3)
+    colours = colours.repeat(cell, axis=0).repeat(cell, axis=1)
+    colours[::cell] = colours[:, ::cell] = 216  # lines between the cells
+
+    font = ImageFont.load_default(size=14)
+    names = [_short_name(index, id2label) for index in range(num_labels)]
+    margin = math.ceil(max(font.getlength(text) for text in (*names, "columns: predictions"))) + font.size
+    side = margin + len(colours)
+    picture = Image.new("RGB", (max(side, 40 * font.size) + font.size, side + 5 * font.size), "white")
+    picture.paste(Image.fromarray(colours), (margin, margin))
+    draw = ImageDraw.Draw(picture)
+    lying = Image.new("RGB", (margin, len(colours)), "white")  # names of the columns, turned upright when done
+    draw_lying = ImageDraw.Draw(lying)
+    for index, name in enumerate(names):
+        middle = (index + 0.5) * cell
+        draw.text((margin - font.size / 2, margin + middle), name, fill="black", font=font, anchor="rm")
+        draw_lying.text((font.size / 2, middle), name, fill="black", font=font, anchor="lm")
+    picture.paste(lying.transpose(Image.Transpose.ROTATE_90), (margin, 0))
+    for line, text in enumerate(("rows: labels", "columns: predictions")):
+        draw.text((font.size / 2, font.size * (1 + 1.5 * line)), text, fill="black", font=font, anchor="lm")
+    if num_labels <= MAX_NUMBERED:
+        for row, column in zip(*np.nonzero(shares >= 0.005)):
+            share, at = shares[row, column], (margin + (column + 0.5) * cell, margin + (row + 0.5) * cell)
+            fill = "white" if share > 0.3 else "black"
+            draw.text(at, f"{100 * share:.0f}", fill=fill, font=font, anchor="mm")
+    _draw_scale(picture, (font.size, side + 2 * font.size), font)
+    return picture
+
+
+def save_picture(picture, path, **options):
+    """Saves a picture so that its file appears whole or not at all.
+
+    Args:
+        picture (`PIL.Image.Image`): the picture.
+        path (`str` or `Path`): the file, replaced where it exists; its suffix tells the format.
+        **options: passed on to `PIL.Image.Image.save`.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    picture.save(unfinished, **options)
+    os.replace(unfinished, path)
+
+
+def _share_colours(shares):
+    """Colours (…, 3) of shares from 0 to 1; by their roots, so that small ones are seen."""
+    stops = np.linspace(0, 1, len(SHARE_COLOURS))
+    return np.stack([np.interp(np.sqrt(shares), stops, channel) for channel in zip(*SHARE_COLOURS)], axis=-1)
+
+
+def _draw_scale(picture, corner, font):
+    """Which colours stand for which percentages, from the corner to the right."""
+    draw, (x, y) = ImageDraw.Draw(picture), corner
+    for percentage in (0, 1, 5, 10, 25, 50, 75, 100):
+        colour = tuple(_share_colours(np.array(percentage / 100)).astype(int).tolist())
+        draw.rectangle((x, y, x + font.size, y + font.size), fill=colour, outline="grey")
+        text = f"{percentage} %"
+        draw.text((x + 1.5 * font.size, y + font.size / 2), text, fill="black", font=font, anchor="lm")
+        x += 2.5 * font.size + font.getlength(text)
 
 
 def _oklab(colours):
@@ -219,10 +332,18 @@ def _class_name(index, id2label, palette):
     """What a legend calls a class."""
     if index == IGNORE_INDEX >= len(palette):
         return IGNORE_NAME
-    name = str(id2label.get(int(index), int(index)))
-    # Pillow's own font, the only one that is there on every machine, draws boxes for all but ASCII.
-    name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip() or str(index)
+    return _short_name(index, id2label)
+
+
+def _short_name(index, id2label):
+    """The name of a class as it can be drawn; its id where there is none."""
+    name = _plain(str(id2label.get(int(index), int(index)))) or str(index)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+
+
+def _plain(text):
+    """Text in ASCII; for all else, Pillow's own font, the only one that is there on every machine, draws boxes."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().strip()
 
 
 def _with_legend(image, entries, font_size=None):

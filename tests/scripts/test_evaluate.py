@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
@@ -31,22 +32,72 @@ def measure(folder, output, *more):
     return json.loads(output.read_text())
 
 
+def test_record_holds_the_protocol_and_every_class_and_pictures_lie_beside_it(folder, tmp_path, capsys):
+    options = [
+        "--window_size",
+        "32",
+        "48",
+        "--stride",
+        "32",
+        "24",
+        "--flip",
+        "--scales",
+        "1",
+        "0.5",
+        "--pictures",
+        "1",
+    ]
+    record = measure(folder, tmp_path / "new" / "results.json", *options)
+    protocol = {"window_size": [32, 48], "stride": [32, 24], "flip": True, "scales": [1.0, 0.5]}
+    assert record == record | protocol | {"size": {"height": 64, "width": 96}, "num_examples": 2}
+    assert [entry["name"] for entry in record["classes"]] == list(SCENE_LABELS)
+    for name in ("results-confusion.png", "results-worst.png"):
+        with Image.open(tmp_path / "new" / name) as picture:
+            assert picture.width > 500
+    assert "mean of the classes" in capsys.readouterr().out
+
+
+def test_no_worst_pictures_are_written_when_none_are_wanted(folder, tmp_path):
+    measure(folder, tmp_path / "results.json", "--pictures", "0", "--streaming")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results-confusion.png", "results.json"]
+
+
 def test_size_of_the_photos_is_the_arguments_when_given(folder, tmp_path):
-    same = measure(folder, tmp_path / "same.json", "--size", "96", "64")
-    larger = measure(folder, tmp_path / "larger.json", "--size", "192", "128")
-    default = measure(folder, tmp_path / "default.json")
-    assert same["loss"] == pytest.approx(default["loss"])
-    assert larger["loss"] != pytest.approx(default["loss"])
+    same, larger, default = (
+        measure(folder, tmp_path / f"{name}.json", *options)
+        for name, *options in (("same", "--size", "96", "64"), ("larger", "--size", "192", "128"), ("default",))
+    )
+    assert same["size"] == {"longest_edge": 96, "shortest_edge": 64}
+    assert same["classes"] == default["classes"] != larger["classes"]
 
 
-def test_results_are_not_overwritten_unasked(folder, tmp_path, capsys):
-    output = tmp_path / "results.json"
-    output.write_text("mine")
+@pytest.mark.parametrize("name", ["results.json", "results-confusion.png", "results-worst.png"])
+def test_results_are_not_overwritten_unasked(folder, tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
     with pytest.raises(SystemExit):
-        measure(folder, output)
-    assert "pass --overwrite" in capsys.readouterr().err
-    assert output.read_text() == "mine"
-    assert "mean_iou" in measure(folder, output, "--overwrite")
+        measure(folder, tmp_path / "results.json")
+    assert f"{name} does: name another file, or pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    assert "mean_iou" in measure(folder, tmp_path / "results.json", "--overwrite")
+    assert (tmp_path / name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stride", "32", "32"], "`window_size` must be given where `stride` is"),
+        (["--window_size", "32", "32"], "`stride` must be from 1 to the `window_size`"),
+        (["--scales", "0"], "`scales` must be one or more numbers above 0"),
+        (["--pictures", "-1"], "`--pictures` must be 0 or more, got -1"),
+        (["--label_table", "nowhere.json"], "`label_table` must be a JSON file"),
+        (["--dataset", "./nowhere"], "there is no file or folder ./nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(folder, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit):
+        measure(folder, tmp_path / "results.json", *options)
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_error_is_one_sentence_when_the_split_is_unknown(folder, tmp_path, capsys):
