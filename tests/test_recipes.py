@@ -1,5 +1,7 @@
 """The recipes against the paper's table, written out here a second time, and what the command line makes of them."""
 
+import argparse
+
 import pytest
 import torch
 from tiny_models import tiny_efficientformer, tiny_mask2former, tiny_offseg, tiny_segnext
@@ -10,6 +12,7 @@ from offseg_hf import OffsetLearningForSemanticSegmentation
 from offseg_hf.models.offset_learning import ClassBias
 from offseg_hf.optimization import create_optimizer_and_scheduler
 from offseg_hf.recipes import RECIPES, apply_recipe, read_recipe
+from offseg_hf.training import complete_data_arguments
 from offseg_hf.training_arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
 
 # Data set: crop, resize and evaluation edges, steps, images per step.
@@ -34,11 +37,16 @@ def parse(*words):
     return parser.parse_args_into_dataclasses(argv)
 
 
+def assert_arrived(recipe, data_args, args):
+    for name, value in recipe.items():
+        if name not in ("window_size", "stride"):
+            assert getattr(data_args if hasattr(data_args, name) else args, name) == value, name
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_number_of_a_recipe_is_an_argument_and_arrives(recipe):
     *_, data_args, args = parse("--recipe", recipe)
-    for name, value in read_recipe(recipe).items():
-        assert getattr(data_args if hasattr(data_args, name) else args, name) == value, name
+    assert_arrived(read_recipe(recipe), data_args, args)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -92,6 +100,32 @@ def test_learning_rates_and_weight_decay_of_every_parameter_follow_the_closed_fo
         assert grouped[parameter]["betas"] == (0.9, 0.999)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "window_size", "stride"),
+    [
+        ("ade20k-segformer", [512, 512], [480, 480]),
+        ("coco_stuff-segformer", [512, 512], [480, 480]),
+        ("cityscapes-segformer", [1024, 1024], [768, 768]),
+        ("cityscapes-segnext", [1024, 1024], [768, 768]),
+        ("pascal_context-segnext", [480, 480], [320, 320]),
+        ("ade20k-segnext", None, None),
+        ("coco_stuff-segnext", None, None),
+        ("ade20k-mask2former", None, None),
+    ],
+)
+def test_windows_are_those_of_the_row_or_photos_are_whole(recipe, window_size, stride):
+    parser = argparse.ArgumentParser()
+    for name in ("--recipe", "--model"):
+        parser.add_argument(name)
+    for name in ("--window_size", "--stride"):
+        parser.add_argument(name, type=int, nargs=2)
+    words = ["--recipe", recipe]
+    apply_recipe(parser, words)
+    args = parser.parse_args(words)
+    assert (args.window_size, args.stride) == (window_size, stride)
+    assert not hasattr(args, "max_steps")
+
+
 # Which recipe
 
 
@@ -109,8 +143,7 @@ def test_learning_rates_and_weight_decay_of_every_parameter_follow_the_closed_fo
 )
 def test_recipe_is_that_of_the_variants_family_unless_named_in_full(words, recipe):
     _, data_args, args = parse("--recipe", *words)
-    for name, value in read_recipe(recipe).items():
-        assert getattr(data_args if hasattr(data_args, name) else args, name) == value, name
+    assert_arrived(read_recipe(recipe), data_args, args)
 
 
 def test_recipe_is_that_of_the_models_family_when_weights_are_given(tmp_path):
@@ -159,9 +192,8 @@ def test_epochs_that_are_given_win_over_the_recipes_steps():
 def test_defaults_are_those_of_ade20k():
     recipe = read_recipe("ade20k-segformer")
     _, data_args, args = parse()
-    not_by_default = {"max_steps": -1, "total_batch_size": None}
-    for name, value in (recipe | not_by_default).items():
-        assert getattr(data_args if hasattr(data_args, name) else args, name) == value, name
+    complete_data_arguments(data_args)
+    assert_arrived(recipe | {"max_steps": -1, "total_batch_size": None}, data_args, args)
     assert args.per_device_train_batch_size == recipe["total_batch_size"]
 
 

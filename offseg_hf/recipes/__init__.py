@@ -1,5 +1,7 @@
-"""The paper's training recipes (arXiv 2508.08811): a file of training arguments per data set and family of models.
+"""The paper's recipes (arXiv 2508.08811): a file of arguments per data set and family of models.
 
+Those of training are scripts/train.py's; `window_size` and `stride`, of the sliding windows that the row is measured
+with where it is not measured on whole photos, are scripts/evaluate.py's.
 The sizes of photos and crops are the data set's, and stand with it in offseg_hf/data/presets.py; evaluation has those
 of training. What neither says, such as the strengths of the colour changes, is the same for all and the default of its
 argument. Mask2Former's encoder has a tenth of the head's learning rate, 1e-4, which is written as 1e-5 and a head
@@ -24,7 +26,7 @@ _FAMILIES = {
 
 
 def read_recipe(name: str, model_type: str | None = None) -> dict:
-    """The training arguments of a recipe.
+    """The arguments of a recipe.
 
     Args:
         name (`str`): one of `RECIPES`, such as `"ade20k-segnext"`, or its data set, here `"ade20k"`.
@@ -32,7 +34,8 @@ def read_recipe(name: str, model_type: str | None = None) -> dict:
             follows where `name` is a data set.
 
     Returns:
-        `dict`: argument of the training script → value. The batch size is that of a step over all devices.
+        `dict`: argument of the training or the evaluating script → value. The batch size is that of a step over all
+        devices.
 
     Raises:
         ValueError: where there is no such recipe, or none for such models.
@@ -53,7 +56,8 @@ def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None)
     """Makes the recipe that a command line asks for the defaults of its parser: what is given wins over the recipe.
 
     Args:
-        parser (`argparse.ArgumentParser`): with the arguments of the training script.
+        parser (`argparse.ArgumentParser`): with the arguments of the training or the evaluating script, which takes
+            from the recipe what it has.
         argv (`list[str]`, *optional*): the words of the command line; the process's own if left out.
 
     Raises:
@@ -65,13 +69,14 @@ def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None)
     recipe = read_recipe(asked.recipe, _model_type(asked))
     if asked.num_train_epochs is not None:
         del recipe["max_steps"]  # which Trainer would take instead of the epochs that were asked for
-    parser.set_defaults(**recipe)
+    parser.set_defaults(**{name: value for name, value in recipe.items() if hasattr(asked, name)})
 
 
 def _model_type(asked):
-    if asked.variant is not None:
+    if getattr(asked, "variant", None) is not None:
         return variant_config(asked.variant).model_type
-    if asked.model_name_or_path is None:
+    path = asked.model if hasattr(asked, "model") else asked.model_name_or_path
+    if path is None:
         return None
-    config = AutoConfig.from_pretrained(asked.model_name_or_path, trust_remote_code=asked.trust_remote_code)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=getattr(asked, "trust_remote_code", False))
     return getattr(config, "base_config", config).model_type  # a model with offset learning added is of its base's
