@@ -1,7 +1,6 @@
 """Fine-tuning with transformers' stock `Trainer`: the paper's recipe, exact metrics, bounded memory."""
 
 import math
-import tempfile
 from pathlib import Path
 
 from transformers import (
@@ -251,26 +250,6 @@ def num_training_steps(args: TrainingArguments, train_dataset) -> int:
         len(train_dataset) // batch_size if args.dataloader_drop_last else math.ceil(len(train_dataset) / batch_size)
     )
     return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
-
-
-def evaluate_model(model: PreTrainedModel, image_processor, eval_dataset, batch_size: int = 1) -> dict[str, float]:
-    """Measures a model on a data set, at the labels' own resolution.
-
-    Args:
-        model ([`transformers.PreTrainedModel`]): a model for semantic segmentation.
-        image_processor ([`OffSegImageProcessor`]): the model's.
-        eval_dataset (`datasets.Dataset` or `datasets.IterableDataset`): see [`~offseg_hf.data.evaluation_dataset`].
-        batch_size (`int`, *optional*, defaults to 1): images per batch and device; more than 1 needs one size.
-
-    Returns:
-        `dict[str, float]`: see [`named_results`], and the mean `loss`.
-    """
-    with tempfile.TemporaryDirectory() as folder:  # Trainer wants one, and writes nothing here
-        args = SegmentationTrainingArguments(output_dir=folder, per_device_eval_batch_size=batch_size)
-        metrics = create_trainer(model, args, eval_dataset=eval_dataset, image_processor=image_processor).evaluate()
-    results = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-    timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch"}
-    return {name: value for name, value in results.items() if name not in timings}
 
 
 def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> dict[int, str]:

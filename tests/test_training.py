@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_mask2former
-from torch import nn
 from transformers import (
     AutoImageProcessor,
     Mask2FormerImageProcessorPil,
@@ -21,14 +20,12 @@ from offseg_hf import (
 )
 from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
-from offseg_hf.evaluation import BatchMetrics, named_results
 from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.image_processing_offseg import upsampled_label_map
 from offseg_hf.training import (
     check_output_dir,
     create_model,
     create_trainer,
-    evaluate_model,
     num_training_steps,
     trainer_from_arguments,
 )
@@ -263,28 +260,6 @@ def test_loss_falls_when_trained_on_a_stream(tmp_path, scenes, image_processor):
     assert float(losses[-1]) < 0.8 * float(losses[0])
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_evaluation_counts_every_pixel_at_the_labels_resolution(scenes, streaming):
-    processor = OffSegImageProcessor(size={"height": 32, "width": 32})  # far from the labels' 64 × 96
-    data = evaluation_dataset(
-        str(scenes), "validation", image_processor=processor, num_labels=len(ID2LABEL), streaming=streaming
-    )
-    model = tiny_model().eval()
-    results = evaluate_model(model, processor, data)
-
-    correct = labelled = 0
-    for example in data:
-        with torch.no_grad():
-            logits = model(example["pixel_values"][None]).logits
-        labels = example["labels"]
-        assert labels.shape == (64, 96)
-        predictions = nn.functional.interpolate(logits, labels.shape, mode="bilinear").argmax(1)[0]
-        correct += ((predictions == labels) & (labels != 255)).sum().item()
-        labelled += (labels != 255).sum().item()
-    assert results["overall_accuracy"] == pytest.approx(correct / labelled)
-    assert {"loss", "mean_iou", "mean_accuracy", "iou_road"} <= set(results)
-
-
 def test_best_model_is_loaded_whole_at_the_end(tmp_path, scenes, image_processor):
     data = evaluation_dataset(str(scenes), "validation", image_processor=image_processor, num_labels=len(ID2LABEL))
     args = arguments(
@@ -303,28 +278,6 @@ def test_error_names_the_fix_when_labels_do_not_fit(scenes, image_processor):
     with pytest.raises(ValueError, match=r"`masks` must hold ids up to 3 for 4 classes.*`num_labels`"):
         training_dataset(
             str(scenes), "train", image_processor=image_processor, transform=TrainTransform(), num_labels=4
-        )
-
-
-# The metric in Trainer
-
-
-def test_results_are_named_by_class_and_leave_out_absent_ones():
-    results = {"mean_iou": 0.5, "mean_accuracy": 0.6, "overall_accuracy": 0.7, "per_category_iou": [0.5, math.nan]}
-    named = named_results(results, {0: "sky", 1: "road"})
-    assert named == {"mean_iou": 0.5, "mean_accuracy": 0.6, "overall_accuracy": 0.7, "iou_sky": 0.5}
-
-
-def test_metrics_are_of_all_batches_and_start_anew_when_computed():
-    metrics = BatchMetrics({0: "sky", 1: "road"})
-    batches = [([[[0, 0]]], [[[0, 1]]]), ([[[1, 1]]], [[[1, 255]]])]
-    for _ in range(2):
-        for index, (predictions, labels) in enumerate(batches):
-            batch = type("Batch", (), {"predictions": torch.tensor(predictions), "label_ids": torch.tensor(labels)})
-            results = metrics(batch, compute_result=index == 1)
-        # sky: 1 of 2; road: 1 of 2
-        assert results == pytest.approx(
-            {"mean_iou": 0.5, "mean_accuracy": 0.75, "overall_accuracy": 2 / 3, "iou_sky": 0.5, "iou_road": 0.5}
         )
 
 
