@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForUniversalSe
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from offseg_hf.data.loading import is_hub_id
+from offseg_hf.data.presets import find_preset
 from offseg_hf.inference import auto_model_class
 from offseg_hf.model_card import METRICS, RANDOM_WEIGHTS, model_card
 
@@ -55,15 +56,18 @@ def weights_digest(folder: str | os.PathLike) -> str | None:
     return digests[0] if digests else None
 
 
-def dataset_id(dataset: str | list[str]) -> str | None:
+def dataset_id(dataset: str | list[str], data_dir: str | None = None) -> str | None:
     """The Hub id of a data set, as records call it.
 
     Args:
-        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`].
+        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `data_dir`.
 
     Returns:
         `str` or `None`: the id; `None` for files and folders.
     """
+    preset = find_preset(dataset)
+    if preset is not None:
+        dataset = data_dir or (preset.hub.repo_id if preset.hub else [])
     sources = [dataset] if isinstance(dataset, str) else dataset
     return sources[0] if len(sources) == 1 and is_hub_id(sources[0]) else None
 
@@ -97,7 +101,7 @@ def write_training_record(
         "origin": _origin_of_weights(model_name_or_path),
         "variant": variant,
         "dataset": data["dataset"],
-        "dataset_id": dataset_id(data["dataset"]),
+        "dataset_id": dataset_id(data["dataset"], data.get("data_dir")),
         **{name: data[name] for name in names_of_data},
         **{name: getattr(args, name) for name in names},
         "steps": steps,

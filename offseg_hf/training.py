@@ -269,8 +269,8 @@ def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> di
     num_given = (model_args.labels is not None) + (model_args.num_labels is not None)
     if num_given > 1 or (num_given == 0 and preset is None):
         raise ValueError(
-            "`labels` or `num_labels` must be given, one of them, or a data set by its name: give the classes either as "
-            f"--labels sky,road,car (or a file) or as --num_labels 3, or one of {', '.join(PRESETS)} as --dataset."
+            "`labels` or `num_labels` must be given, and not both, unless `dataset` is one of "
+            f"{', '.join(PRESETS)}; give the classes either as --labels sky,road,car (or a file) or as --num_labels 3."
         )
     if model_args.labels is not None:
         return read_id2label(model_args.labels)

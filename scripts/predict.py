@@ -1,14 +1,14 @@
 """Segments photos: a label map and an overlay with a legend for each.
 
     python scripts/predict.py --model outputs/offseg-b0-ade20k --input photos --output outputs/segmented
-    python scripts/predict.py --model outputs/camvid --input street.jpg --output outputs/segmented --overwrite
+    python scripts/predict.py --model outputs/camvid --input street.jpg --output outputs/segmented --overwrite \
+        --window_size 512 512 --stride 384 384
 
 For photo.jpg it writes photo_labels.png, whose pixels are class ids (8 bits, or 16 for more than 256 classes), and
 photo_overlay.jpg. Any semantic-segmentation model of transformers will do.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -20,6 +20,8 @@ def main(argv=None):
     parser.add_argument("--output", required=True, type=Path, help="Folder to write to.")
     parser.add_argument("--overwrite", action="store_true", help="Replace label maps and overlays that exist.")
     parser.add_argument("--device", help="Such as cpu or cuda:1; by default the first GPU, if there is one.")
+    parser.add_argument("--window_size", type=int, nargs=2, help="Height and width of sliding windows; else whole.")
+    parser.add_argument("--stride", type=int, nargs=2, help="From one window to the next, down and across.")
     args = parser.parse_args(argv)
 
     import torch
@@ -28,14 +30,16 @@ def main(argv=None):
     from transformers import AutoImageProcessor
 
     import offseg_hf  # noqa: F401  registers OffSeg with the Auto classes
-    from offseg_hf.inference import find_images, load_model, predict_label_map, predicted_labels
+    from offseg_hf.data.presets import published_palette
+    from offseg_hf.inference import check_windows, find_images, load_model, predict_label_map, predicted_labels
     from offseg_hf.models.image_processing_offseg import read_image
-    from offseg_hf.visualization import add_legend, default_palette, overlay
+    from offseg_hf.visualization import add_legend, default_palette, overlay, save_picture
 
     try:
+        check_windows(args.window_size, args.stride)
         photos = find_images(args.input)
         targets = plan_outputs(photos, args.output, args.overwrite)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     try:
         image_processor = AutoImageProcessor.from_pretrained(args.model)
@@ -44,7 +48,8 @@ def main(argv=None):
         parser.error(f"`--model` must be a folder or Hub id that transformers can load, and for {args.model}: {error}")
     model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     id2label = predicted_labels(model.config)
-    palette = default_palette(len(id2label))
+    palette = published_palette(id2label)
+    palette = default_palette(len(id2label)) if palette is None else palette
 
     args.output.mkdir(parents=True, exist_ok=True)
     num_failed = 0
@@ -55,11 +60,11 @@ def main(argv=None):
             num_failed += 1
             tqdm.write(str(error), file=sys.stderr)
             continue
-        label_map = predict_label_map(model, image_processor, image)
+        label_map = predict_label_map(model, image_processor, image, args.window_size, args.stride)
         labels_path, overlay_path = targets[photo]
-        save_whole(Image.fromarray(label_map), labels_path)
+        save_picture(Image.fromarray(label_map), labels_path)
         picture = add_legend(overlay(image, label_map, palette), label_map, id2label, palette)
-        save_whole(picture, overlay_path, quality=92)
+        save_picture(picture, overlay_path, quality=92)
     print(f"{len(photos) - num_failed} of {len(photos)} photos segmented, in {args.output}")
     return 1 if num_failed else 0
 
@@ -88,13 +93,6 @@ def plan_outputs(photos, folder, overwrite):
                 "--overwrite to replace it."
             )
     return targets
-
-
-def save_whole(image, path, **options):
-    """Saves an image so that its file appears whole or not at all."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    image.save(unfinished, **options)
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

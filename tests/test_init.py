@@ -30,7 +30,7 @@ MAY_IMPORT = {
         *("evaluation", "lora", "optimization", "trainer", "training_arguments", "watching"),
     },
     "curves": set(),
-    "watching": {"inference", "visualization", "evaluation", "optimization", "training_arguments", "curves"},
+    "watching": {"data", "inference", "visualization", "evaluation", "optimization", "training_arguments", "curves"},
     "conversion": {"models", "variants", "data", "metrics", "inference", "visualization"},
     "complexity": {"inference"},
     "model_card": {"models", "variants", "inference"},

@@ -101,6 +101,18 @@ def find_preset(dataset):
     return PRESETS.get(str(sources[0])) if len(sources) == 1 else None
 
 
+def published_palette(id2label):
+    """The colours in which classes of these names are commonly shown.
+
+    Args:
+        id2label (`dict[int, str]`): class names by class id.
+
+    Returns:
+        `np.ndarray` or `None`: uint8 of shape (K, 3); `None` where these are the classes of no preset.
+    """
+    return next((preset.palette for preset in PRESETS.values() if preset.id2label == id2label), None)
+
+
 def _classes(table):
     """(names, palette) of the text of preset_classes.py."""
     entries = [entry.strip().rsplit(" ", 1) for entry in table.replace("\n", " ").split(",")]

@@ -10,7 +10,7 @@ from offseg_hf.data.labels import LabelTable
 from offseg_hf.data.loading import load_segmentation_dataset
 from offseg_hf.data.presets import find_preset
 from offseg_hf.data.streaming import EndlessStream
-from offseg_hf.models.image_processing_offseg import read_mask
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
 
 def training_dataset(
@@ -136,13 +136,29 @@ def audited_label_table(data, dataset, num_labels, reduce_labels, label_table=No
         )
     examples = ((np.unique(read_mask(each["mask"], name="mask")), each["mask"]["path"] or "") for each in data)
     first_examples = list(islice(examples, 16))
-    if label_table is None:
-        _check_fits_preset(preset, num_labels, reduce_labels)
-        encoding = find_label_encoding(chain(first_examples, examples), preset)
-        label_table = encoding.class_ids | encoding.tolerated
-    table = LabelTable(label_table)
+    if label_table is not None:
+        _check_given_table(label_table, num_labels, [ids for ids, _ in first_examples])
+        return LabelTable(label_table)
+    _check_fits_preset(preset, num_labels, reduce_labels)
+    encoding = find_label_encoding(chain(first_examples, examples), preset)
+    table = LabelTable(encoding.class_ids | encoding.tolerated)
     audit_labels([table(ids) for ids, _ in first_examples], num_labels, reduce_labels=reduce_labels)
     return table
+
+
+def _check_given_table(label_table, num_labels, masks):
+    classes = set(label_table.values()) - {IGNORE_INDEX}
+    if not classes or max(classes) >= max(num_labels, 2):
+        raise ValueError(
+            f"`label_table` must map to the ids of {num_labels} classes, or to {IGNORE_INDEX}, got "
+            f"{sorted(classes)[-5:]}; correct it, or `num_labels`."
+        )
+    if all((LabelTable(label_table)(ids) == IGNORE_INDEX).all() for ids in masks):
+        stored = sorted({stored for ids in masks for stored in ids.tolist()})[:10]
+        raise ValueError(
+            f"`label_table` must give classes to the ids of the label maps, got {stored} in the first ones, all of "
+            "which it leaves unlabelled; correct it, or check the mask column."
+        )
 
 
 def _check_fits_preset(preset, num_labels, reduce_labels):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offseg_hf.data.presets import PRESETS, find_preset
+from offseg_hf.data.presets import PRESETS, find_preset, published_palette
 
 # objectInfo150.txt: Idx and the first name, in lines of ten.
 ADE20K = """
@@ -211,6 +211,12 @@ def test_every_encoding_reaches_every_class_and_nothing_else(name):
 def test_preset_is_found_by_its_name_alone():
     assert find_preset("ade20k") is find_preset(["ade20k"]) is PRESETS["ade20k"]
     assert find_preset("org/ade20k") is find_preset(["ade20k", "cityscapes"]) is None
+
+
+def test_palette_is_found_by_the_names_of_the_classes():
+    preset = PRESETS["cityscapes"]
+    assert published_palette(dict(preset.id2label)) is preset.palette
+    assert published_palette({**preset.id2label, 0: "street"}) is None
 
 
 def test_encoding_is_shown_by_the_runs_of_its_ids():

@@ -146,6 +146,21 @@ def test_given_table_wins_over_what_a_preset_says(tmp_path):
     assert evaluated("ade20k", **arguments) == [0, 1] + [255] * 6
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({1: 3}, r"must map to the ids of 3 classes, or to 255, got \[3\]; correct it, or `num_labels`"),
+        ({0: 255, 1: 255}, r"must map to the ids of 3 classes, or to 255, got \[\]; correct it"),
+        ({0: 255, 1: 255, 7: 0}, r"must give classes to the ids of the label maps, got \[0, 1\] in the first ones"),
+    ],
+)
+def test_error_shows_the_classes_when_a_given_table_does_not_fit(tmp_path, table, message):
+    (tmp_path / "train.parquet").write_bytes(shard([0, 0, 0, 0, 1, 1, 1, 1]))
+    arguments = {"image_processor": OffSegImageProcessor(), "num_labels": 3, "label_table": table}
+    with pytest.raises(ValueError, match=f"`label_table` {message}"):
+        evaluation_dataset(str(tmp_path), "train", **arguments)
+
+
 def test_error_names_the_mask_when_a_later_one_has_other_ids(tmp_path):
     folder = tmp_path / "data" / "annotations" / "training"
     for number in range(18):
