@@ -33,6 +33,7 @@ def main(argv=None):
         "--do_reduce_labels", action="store_true", help="Label 0 means 'ignore', classes count from 1."
     )
     parser.add_argument("--size", type=int, nargs=2, help="Longest and shortest edge to resize photos to.")
+    parser.add_argument("--recipe", help="Data set of the paper by whose windows to measure, such as ade20k.")
     parser.add_argument("--window_size", type=int, nargs=2, help="Height and width of sliding windows; else whole.")
     parser.add_argument("--stride", type=int, nargs=2, help="From one window to the next, down and across.")
     parser.add_argument("--flip", action="store_true", help="Average over the mirror image too.")
@@ -41,6 +42,14 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, help="JSON file to write; the pictures go beside it.")
     parser.add_argument("--overwrite", action="store_true", help="Replace files that exist.")
     args = parser.parse_args(argv)
+    if args.recipe is not None:
+        from offseg_hf.recipes import apply_recipe
+
+        try:
+            apply_recipe(parser, argv)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        args = parser.parse_args(argv)
     if args.pictures < 0:
         parser.error(f"`--pictures` must be 0 or more, got {args.pictures}: pass 0 for none.")
 

@@ -57,6 +57,11 @@ def test_record_holds_the_protocol_and_every_class_and_pictures_lie_beside_it(fo
     assert "mean of the classes" in capsys.readouterr().out
 
 
+def test_windows_are_those_of_the_recipe_unless_given(folder, tmp_path):
+    record = measure(folder, tmp_path / "results.json", "--recipe", "ade20k", "--stride", "256", "256")
+    assert record == record | {"window_size": [512, 512], "stride": [256, 256]}
+
+
 def test_no_worst_pictures_are_written_when_none_are_wanted(folder, tmp_path):
     measure(folder, tmp_path / "results.json", "--pictures", "0", "--streaming")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results-confusion.png", "results.json"]
@@ -87,6 +92,7 @@ def test_results_are_not_overwritten_unasked(folder, tmp_path, capsys, name):
     [
         (["--stride", "32", "32"], "`window_size` must be given where `stride` is"),
         (["--window_size", "32", "32"], "`stride` must be from 1 to the `window_size`"),
+        (["--recipe", "kitti"], "`recipe` must be one of ade20k-mask2former"),
         (["--scales", "0"], "`scales` must be one or more numbers above 0"),
         (["--pictures", "-1"], "`--pictures` must be 0 or more, got -1"),
         (["--label_table", "nowhere.json"], "`label_table` must be a JSON file"),
