@@ -128,6 +128,7 @@ def sliding_window_logits(model, pixel_values, window_size, stride):
     Raises:
         ValueError: where a number is below 1, or the windows would leave gaps.
     """
+    window_size, stride = check_windows(window_size, stride)
     with evaluation_mode(model):
         size = pixel_values.shape[-2:]
         return torch.cat(list(_bands(model, pixel_values, size, size[0], window_size, stride)), dim=2)
@@ -160,6 +161,7 @@ def label_maps_in_bands(model, pixel_values, size, window_size=None, stride=None
     Raises:
         ValueError: as [`sliding_window_logits`].
     """
+    window_size, stride = check_windows(window_size, stride)
     views = [(values, mirrored) for values in pixel_values for mirrored in ((False, True) if flip else (False,))]
     are_logits = auto_model_class(model.config) is AutoModelForSemanticSegmentation
     widest = max(size[1], *(values.shape[-1] for values in pixel_values))
@@ -213,14 +215,23 @@ def _bands(model, pixel_values, size, num_rows, window_size, stride):
         yield _resized(total, [lines[0] - first, lines[1] - first, lines[2]], size[1])
 
 
-def _windows(size, window_size, stride):
-    """The windows' tops, their lefts, and their (height, width), in a photo of `size`."""
+def check_windows(window_size, stride):
+    """Checks that sliding windows leave no gaps.
+
+    Args:
+        window_size (`int` or `tuple[int, int]`): (height, width) in pixels, one number for a square; `None` for none.
+        stride (`int` or `tuple[int, int]`): from one window to the next, down and across; `None` where there is none.
+
+    Returns:
+        `tuple`: both as pairs, or `None` and `None`.
+
+    Raises:
+        ValueError: where the stride is less than 1 or more than the window, or only one of the two is given.
+    """
     if window_size is None:
         if stride is not None:
-            raise ValueError(
-                f"`window_size` must be given where `stride` is, got the stride {stride} alone; give both."
-            )
-        return [0], [0], size
+            raise ValueError(f"`window_size` must be given where `stride` is, got {stride} alone; pass both.")
+        return None, None
     window_size, stride = (pair if isinstance(pair, (tuple, list)) else (pair, pair) for pair in (window_size, stride))
     for length, step in zip(window_size, stride):
         if step is None or not 1 <= step <= length:
@@ -228,6 +239,13 @@ def _windows(size, window_size, stride):
                 f"`stride` must be from 1 to the `window_size` down and across, got {stride} for windows of "
                 f"{window_size}; windows further apart would leave pixels out, so pass a smaller stride."
             )
+    return window_size, stride
+
+
+def _windows(size, window_size, stride):
+    """The windows' tops, their lefts, and their (height, width), in a photo of `size`."""
+    if window_size is None:
+        return [0], [0], size
     window = tuple(min(pair) for pair in zip(window_size, size))
     starts = [[*range(0, side - length, step), side - length] for side, length, step in zip(size, window, stride)]
     return *starts, window

@@ -239,7 +239,7 @@ def test_stride_that_leaves_gaps_raises(stride):
 
 
 def test_stride_without_windows_raises(photo):
-    with pytest.raises(ValueError, match="`window_size` must be given where `stride` is, got the stride 32 alone"):
+    with pytest.raises(ValueError, match="`window_size` must be given where `stride` is, got 32 alone"):
         predict_label_map(tiny_offseg(3), OffSegImageProcessor(size=64), photo, stride=32)
 
 

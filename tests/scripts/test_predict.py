@@ -69,6 +69,23 @@ def test_label_map_holds_the_predicted_ids_in_8_bits(model_folder, photos, outpu
     np.testing.assert_array_equal(np.asarray(label_map), expected)
 
 
+def test_label_map_is_that_of_sliding_windows_when_asked_for(model_folder, photos, output, tmp_path):
+    model, image_processor = OffSegForSemanticSegmentation.from_pretrained(model_folder), OffSegImageProcessor(size=64)
+    model.save_pretrained(tmp_path / "model")
+    image_processor.save_pretrained(tmp_path / "model")
+    run(tmp_path / "model", photos / "two.png", output, "--window_size", "32", "48", "--stride", "16", "8")
+    expected = predict_label_map(model, image_processor, photos / "two.png", (32, 48), (16, 8))
+    np.testing.assert_array_equal(np.asarray(Image.open(output / "two_labels.png")), expected)
+    assert (expected != predict_label_map(model, image_processor, photos / "two.png")).any()
+
+
+def test_windows_that_leave_gaps_are_refused(model_folder, photos, output, capsys):
+    with pytest.raises(SystemExit):
+        run(model_folder, photos, output, "--window_size", "32", "32", "--stride", "32", "33")
+    assert "`stride` must be from 1 to the `window_size`" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_overlay_is_the_photo_above_a_legend(model_folder, photos, output):
     run(model_folder, photos / "two.png", output)
     picture = Image.open(output / "two_overlay.jpg")
