@@ -25,7 +25,7 @@ from offseg_hf.evaluation import ignore_index
 from offseg_hf.inference import predicted_labels
 from offseg_hf.optimization import is_in_head
 from offseg_hf.training_arguments import SegmentationTrainingArguments
-from offseg_hf.visualization import IGNORE_INDEX, default_palette, picture_sheet
+from offseg_hf.visualization import IGNORE_INDEX, default_palette, picture_sheet, save_picture
 
 EVALUATIONS, PREDICTIONS, CURVES = "evaluations.jsonl", "predictions", "curves.png"
 
@@ -127,7 +127,7 @@ class TrainingProgress(ProgressCallback):
                 total=state.max_steps,
                 initial=state.global_step,
                 dynamic_ncols=True,
-                # Without the steps per second, so that 80 columns are enough.
+                # Without the steps per second, for room; what a narrow terminal cuts off is the head's learning rate.
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             )
 
@@ -172,8 +172,9 @@ class EvaluationRecord(TrainerCallback):
         path = Path(args.output_dir) / EVALUATIONS
         if state.is_world_process_zero and path.exists():
             kept = [line for step, line in _recorded(path) if _is_past(step, state)]
-            with _written_whole(path) as unfinished:
-                unfinished.write_text("".join(kept), encoding="utf-8")
+            unfinished = path.with_name(f".unfinished-{path.name}")
+            unfinished.write_text("".join(kept), encoding="utf-8")
+            os.replace(unfinished, path)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         path = Path(args.output_dir) / EVALUATIONS
@@ -204,8 +205,9 @@ class CurvePicture(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero and (picture := draw_curves(state.log_history)):
-            with _written_whole(Path(args.output_dir) / CURVES) as unfinished:
-                picture.save(unfinished)
+            path = Path(args.output_dir) / CURVES
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(picture, path)
 
     on_save = on_train_end = on_evaluate
 
@@ -249,8 +251,8 @@ class PredictionSheets(TrainerCallback):
         palette = published_palette(id2label)
         palette = default_palette(len(id2label)) if palette is None else palette
         sheet = picture_sheet(rows, ("photo", "truth", "prediction"), id2label, palette)
-        with _written_whole(path) as unfinished:
-            sheet.save(unfinished, quality=90)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(sheet, path, quality=90)
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_image("predictions", np.asarray(sheet), state.global_step, dataformats="HWC")
@@ -296,15 +298,6 @@ def _recorded(path):
     """(step, line) of each evaluation that was recorded."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [(json.loads(line)["step"], line) for line in lines if line.endswith("\n")]  # else it was cut off
-
-
-@contextlib.contextmanager
-def _written_whole(path):
-    """A path to write to; the file appears once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    yield unfinished
-    os.replace(unfinished, path)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@ import json
 import math
 import random
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from tiny_models import tiny_mask2former, tiny_offseg, tiny_segnext
 from transformers import TrainerControl, TrainerState
 
+import offseg_hf
 from offseg_hf import OffSegImageProcessor
 from offseg_hf.data import TrainTransform, evaluation_dataset, load_segmentation_dataset, training_dataset
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
@@ -198,6 +200,23 @@ def test_records_of_the_old_training_are_dropped_when_a_new_one_starts(scenes, t
     create(scenes, tmp_path, max_steps=2).train()
     assert [line["step"] for line in lines(tmp_path)] == [2]
     assert files(tmp_path / "predictions") == ["step-000002.jpg"]
+
+
+@pytest.mark.slow
+def test_only_the_main_process_writes_when_there_are_two(scenes, tmp_path):
+    tiny_offseg(**CLASSES).save_pretrained(tmp_path / "tiny")
+    script = Path(offseg_hf.__file__).parents[1] / "scripts" / "train.py"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script),
+        *("--model_name_or_path", tmp_path / "tiny", "--dataset", scenes, "--streaming", "--labels"),
+        *(",".join(SCENE_LABELS), "--max_steps", 2, "--warmup_steps", 1, "--per_device_train_batch_size", 2),
+        *("--crop_size", 64, 64, "--resize", 96, 64, "--eval_strategy", "steps", "--eval_steps", 1),
+        *("--logging_steps", 1, "--save_strategy", "no", "--use_cpu", "--output_dir", tmp_path / "model"),
+    ]
+    found = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, timeout=300)
+    assert [line["step"] for line in lines(tmp_path / "model")] == [1, 2]
+    assert files(tmp_path / "model" / "predictions") == ["step-000001.jpg", "step-000002.jpg"]
+    assert [found.stdout.count(f"step {step}: mean IoU") for step in (1, 2)] == [1, 1]
 
 
 # Rates
