@@ -15,11 +15,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from offseg_hf.data import PrepareExample
+from offseg_hf.data.presets import published_palette
 from offseg_hf.inference import label_maps_in_bands, predicted_labels
 from offseg_hf.metrics import SemanticSegmentationMetric
 from offseg_hf.models.image_processing_offseg import open_image, read_image, upsampled_label_map
 from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
-from offseg_hf.visualization import IGNORE_INDEX, mark_errors
+from offseg_hf.visualization import (
+    IGNORE_INDEX,
+    confusion_matrix_picture,
+    default_palette,
+    mark_errors,
+    picture_sheet,
+    save_picture,
+)
 
 CELL_WIDTH = 384  # pixels, of the pictures that are kept
 
@@ -153,6 +161,26 @@ def class_table(evaluation: Evaluation) -> str:
         iou, accuracy = ("" if share is None else f"{100 * share:.2f}" for share in shares)
         lines.append(f"{name:{width}}  {iou:>6}  {accuracy:>8}  {count:>15,}")
     return "\n".join(lines)
+
+
+def save_pictures(evaluation: Evaluation, id2label: dict[int, str], confusion: Path, worst: Path):
+    """Saves what a measurement looks like; each file appears whole or not at all.
+
+    Args:
+        evaluation ([`Evaluation`]): the measurement.
+        id2label (`dict[int, str]`): class names.
+        confusion (`Path`): file of the confusion matrix, replaced where it exists.
+        worst (`Path`): file of the worst photos, likewise; removed where the measurement has none.
+    """
+    save_picture(confusion_matrix_picture(evaluation.confusion_matrix, id2label), confusion)
+    if not evaluation.worst:
+        worst.unlink(missing_ok=True)  # it would show another measurement
+    else:
+        palette = published_palette(id2label)
+        palette = default_palette(len(id2label)) if palette is None else palette
+        captions, rows = zip(*evaluation.worst)
+        headers = ("image", "truth", "prediction", "errors")
+        save_picture(picture_sheet(rows, headers, id2label, palette, CELL_WIDTH, captions), worst)
 
 
 def _at_scales(image_processor, scales):

@@ -1,7 +1,7 @@
 """Measures a segmentation model by the benchmarks' protocol: mean IoU, accuracies, the figures of every class.
 
     python scripts/evaluate.py --model outputs/camvid --dataset data/camvid --split validation
-    accelerate launch scripts/evaluate.py --model org/offseg-b0 --dataset data/ade20k --streaming --size 2048 512 \\
+    accelerate launch scripts/evaluate.py --model org/offseg-b0 --dataset ade20k --data_dir ADEChallengeData2016 \\
         --window_size 512 512 --stride 480 480 --flip --scales 0.5 0.75 1 1.25 1.5 1.75 --pictures 16
 
 Photos are resized as the image processor says, labels stay at their own resolution. Prints a table, and writes, by
@@ -42,14 +42,6 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, help="JSON file to write; the pictures go beside it.")
     parser.add_argument("--overwrite", action="store_true", help="Replace files that exist.")
     args = parser.parse_args(argv)
-    if args.recipe is not None:
-        from offseg_hf.recipes import apply_recipe
-
-        try:
-            apply_recipe(parser, argv)
-        except (OSError, ValueError) as error:
-            parser.error(str(error))
-        args = parser.parse_args(argv)
     if args.pictures < 0:
         parser.error(f"`--pictures` must be 0 or more, got {args.pictures}: pass 0 for none.")
 
@@ -62,15 +54,17 @@ def main(argv=None):
     from offseg_hf import OffSegImageProcessor
     from offseg_hf.data import audited_label_table, load_segmentation_dataset
     from offseg_hf.data.labels import read_label_table
-    from offseg_hf.data.presets import find_preset, published_palette
-    from offseg_hf.evaluation import class_table, evaluate_model, evaluation_processes
+    from offseg_hf.data.presets import find_preset
+    from offseg_hf.evaluation import class_table, evaluate_model, evaluation_processes, save_pictures
     from offseg_hf.hub import dataset_id, weights_digest, write_record
     from offseg_hf.inference import load_model, predicted_labels
-    from offseg_hf.visualization import confusion_matrix_picture, default_palette, picture_sheet, save_picture
+    from offseg_hf.recipes import apply_recipe
 
-    protocol = {name: getattr(args, name) for name in ("window_size", "stride", "flip", "scales")}
     state = evaluation_processes()
     try:
+        apply_recipe(parser, argv)
+        args = parser.parse_args(argv)
+        protocol = {name: getattr(args, name) for name in ("window_size", "stride", "flip", "scales")}
         settings = {"do_reduce_labels": True} if args.do_reduce_labels else {}
         preset = find_preset(args.dataset)
         if preset and not args.do_reduce_labels:
@@ -113,13 +107,7 @@ def main(argv=None):
         "classes": evaluation.classes,
     }
     write_record(output, report)
-    save_picture(confusion_matrix_picture(evaluation.confusion_matrix, id2label), confusion)
-    if evaluation.worst:
-        captions, rows = zip(*evaluation.worst)
-        headers = ("image", "truth", "prediction", "errors")
-        palette = published_palette(id2label)
-        palette = default_palette(len(id2label)) if palette is None else palette
-        save_picture(picture_sheet(rows, headers, id2label, palette, captions=captions), worst)
+    save_pictures(evaluation, id2label, confusion, worst)
     print(class_table(evaluation))
     print(f"{evaluation.num_examples} photos, mIoU {evaluation.metrics['mean_iou']:.4f}; written to {output}")
     return 0

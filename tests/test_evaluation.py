@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -118,7 +119,7 @@ def test_result_is_that_of_one_process_when_there_are_two(scenes, tmp_path):
     program.write_text(f"""
 import json, sys
 from pathlib import Path
-sys.path.insert(0, {str(sys.path[0])!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_evaluation import OffSegImageProcessor, evaluate_model, load, scene_model
 results = []
 for streaming in (False, True):

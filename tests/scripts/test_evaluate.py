@@ -63,7 +63,8 @@ def test_windows_are_those_of_the_recipe_unless_given(folder, tmp_path):
 
 
 def test_no_worst_pictures_are_written_when_none_are_wanted(folder, tmp_path):
-    measure(folder, tmp_path / "results.json", "--pictures", "0", "--streaming")
+    (tmp_path / "results-worst.png").write_text("of another measurement")
+    measure(folder, tmp_path / "results.json", "--pictures", "0", "--streaming", "--overwrite")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results-confusion.png", "results.json"]
 
 
