@@ -174,8 +174,13 @@ class DataArguments:
     mask_column: str | None = _option(None, "Column of the label maps, where it cannot be guessed.")
     shuffle_buffer_size: int = _option(500, "Examples among which a stream is shuffled.")
     label_table: str | None = _option(None, "JSON file of stored id → class, where label maps do not store class ids.")
-    do_reduce_labels: bool | None = _option(
-        None, "Whether label 0 means 'ignore' and classes count from 1; by default as the named data set has it."
+    do_reduce_labels: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether label 0 means 'ignore' and classes count from 1; by default as the named data has it.",
+            "nargs": "?",
+            "const": True,
+        },
     )
     eval_size: list[int] = _options((), "Longest and shortest edge in evaluation; by default those of --resize.")
     crop_size: list[int] = _options(
