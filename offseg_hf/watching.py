@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from offseg_hf.curves import draw_curves
 from offseg_hf.data.presets import published_palette
@@ -118,16 +119,18 @@ class TrainingRates(TrainerCallback):
 
 
 class TrainingProgress(ProgressCallback):
-    """Trainer's progress bars, with loss, learning rates and speed beside the bar rather than above it."""
+    """Trainer's progress bars, with loss, speed, learning rates of encoder and head beside the bar, not above it."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = state.global_step
+        self.others_show_bars = is_progress_bar_enabled()
+        disable_progress_bar()  # or else each checkpoint leaves one, of the shards that it writes
         if state.is_world_process_zero:
             self.training_bar = tqdm(
                 total=state.max_steps,
                 initial=state.global_step,
                 dynamic_ncols=True,
-                # Without the steps per second, for room; what a narrow terminal cuts off is the head's learning rate.
+                # Without the steps per second, so that 80 columns are enough.
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             )
 
@@ -144,16 +147,12 @@ class TrainingProgress(ProgressCallback):
         if self.training_bar is None:
             return
         if "loss" in logs:
-            formats = {
-                "loss": ".3g",
-                "examples_per_second": ".3g",
-                "learning_rate": ".1e",
-                "learning_rate_head": ".1e",
-            }
-            names = {"examples_per_second": "examples/s", "learning_rate": "lr", "learning_rate_head": "head"}
-            self.training_bar.set_postfix(
-                {names.get(key, key): format(logs[key], spec) for key, spec in formats.items() if key in logs}
-            )
+            shown = {"loss": f"{logs['loss']:.3g}"}
+            if "examples_per_second" in logs:
+                shown["examples/s"] = f"{logs['examples_per_second']:.3g}"
+            rates = [logs[name] for name in ("learning_rate", "learning_rate_head") if name in logs]
+            shown["lr"] = "/".join(f"{rate:.1e}".replace("e-0", "e-") for rate in rates)
+            self.training_bar.set_postfix(shown)
         elif "eval_mean_iou" in logs:
             self.on_evaluate(args, state, control)  # closes the bar that a line would break
             values = f"mean IoU {logs['eval_mean_iou']:.4f}, pixel accuracy {logs['eval_overall_accuracy']:.4f}"
@@ -163,6 +162,11 @@ class TrainingProgress(ProgressCallback):
             self.training_bar.write(f"trained to step {state.global_step} in {duration}")
         else:
             super().on_log(args, state, control, logs=logs, **kwargs)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        super().on_train_end(args, state, control, **kwargs)
+        if self.others_show_bars:
+            enable_progress_bar()
 
 
 class EvaluationRecord(TrainerCallback):
