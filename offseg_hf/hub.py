@@ -80,6 +80,7 @@ def write_training_record(
     data: dict,
     variant: str | None = None,
     model_name_or_path: str | None = None,
+    lora_rank: int | None = None,
 ):
     """Writes what the model card tells of a training, as `training.json` beside the weights.
 
@@ -92,9 +93,11 @@ def write_training_record(
             `scale_range`, `flip_probability` and `photometric_distortion`.
         variant (`str`, *optional*): the architecture's name.
         model_name_or_path (`str`, *optional*): folder or Hub id of the weights that the training began with.
+        lora_rank (`int`, *optional*): of the updates, where they were trained in place of the encoder's weights.
     """
     names_of_data = ("train_split", "crop_size", "resize", "scale_range", "flip_probability", "photometric_distortion")
-    names = ("learning_rate", "head_learning_rate_factor", "adam_beta1", "adam_beta2", "weight_decay", "seed")
+    names = ("learning_rate", "head_learning_rate_factor", "lr_decay_power")
+    names += ("adam_beta1", "adam_beta2", "weight_decay", "seed")
     evaluation = {name.removeprefix("eval_"): value for name, value in metrics.items()}
     record = {
         "weights": weights_digest(folder),
@@ -106,6 +109,8 @@ def write_training_record(
         **{name: getattr(args, name) for name in names},
         "steps": steps,
         "warmup_steps": args.get_warmup_steps(steps),
+        "max_grad_norm": args.max_grad_norm or None,  # 0 for any
+        "lora_rank": lora_rank,
         "images_per_step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         "evaluation": {"split": data["eval_split"], **evaluation} if metrics else None,

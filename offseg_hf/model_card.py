@@ -23,7 +23,9 @@ PAPER = "https://arxiv.org/abs/2508.08811"
 RECIPE = (
     ("Steps", "{steps:,}, of {images_per_step} images each"),
     ("Learning rate", "{learning_rate:g} for the encoder, {head_learning_rate_factor:g} times that for the head"),
-    ("Schedule", "linear warm-up over {warmup_steps:,} steps, then linear decay to 0"),
+    ("Low-rank updates (LoRA)", "rank {lora_rank:d}, in place of the encoder's weights, into which they are merged"),
+    ("Schedule", "linear warm-up over {warmup_steps:,} steps, then decay to 0 with power {lr_decay_power:g}"),
+    ("Gradients", "clipped at a norm of {max_grad_norm:g}"),
     (
         "Optimiser",
         "AdamW, betas {adam_beta1:g} and {adam_beta2:g}, weight decay {weight_decay:g}, none on norm layers",

@@ -55,7 +55,7 @@ def main(argv=None):
         return
     write_training_record(
         args.output_dir, args, trainer.state.global_step, metrics, vars(data_args), model_args.variant,
-        model_args.model_name_or_path,
+        model_args.model_name_or_path, model_args.lora_rank,
     )  # fmt: skip
     if publish:
         try:

@@ -19,6 +19,9 @@ TRAINING = {
     "learning_rate": 6e-5,
     "head_learning_rate_factor": 10.0,
     "warmup_steps": 75,
+    "lr_decay_power": 0.9,
+    "max_grad_norm": 0.01,
+    "lora_rank": None,
     "crop_size": [360, 480],
     "photometric_distortion": True,
 }
@@ -57,7 +60,8 @@ def test_recipe_has_a_row_for_each_recorded_number():
         "| | |",
         "| Steps | 1,500, of 8 images each |",
         "| Learning rate | 6e-05 for the encoder, 10 times that for the head |",
-        "| Schedule | linear warm-up over 75 steps, then linear decay to 0 |",
+        "| Schedule | linear warm-up over 75 steps, then decay to 0 with power 0.9 |",
+        "| Gradients | clipped at a norm of 0.01 |",
         "| Crop (height × width) | 360 × 480 pixels |",
         "| Photometric distortion | yes |",
     ]

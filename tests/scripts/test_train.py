@@ -75,6 +75,7 @@ def test_lora_is_resumed_exactly_and_saved_as_a_plain_model_that_differs_only_wh
     (tmp_path / "part").mkdir()
     (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "part" / "checkpoint-2")
     main(arguments(folder, tmp_path / "part", *common, "--resume_from_checkpoint", "last"))
+    assert json.loads((tmp_path / "part" / "training.json").read_text())["lora_rank"] == 2
     whole, part, base = (
         OffSegForSemanticSegmentation.from_pretrained(path).state_dict()
         for path in (tmp_path / "whole", tmp_path / "part", folder / "base")
