@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     AutoModelForUniversalSegmentation,
 )
+
+with suppress(ImportError):
+    import offseg_hf  # noqa: F401  where it is installed, its models need no code beside their weights
 
 TINY_MODEL = Path(__file__).parent / "tiny-street-scenes"
 TIME_LIMIT = 60  # seconds that a model may work on one photo
