@@ -1,7 +1,6 @@
 """The Space in a real browser: Debian's chromium, driven by playwright; `pytest -m browser tests/spaces`."""
 
 import json
-import shutil
 
 import numpy as np
 import pictures
@@ -12,11 +11,9 @@ from PIL import Image
 from running_space import SPACE, RunningSpace
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
-pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
-expect = sync_api.expect
+pytest.importorskip("gradio", reason="needs the extra `space`")
+expect = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`").expect
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 EXAMPLE = SPACE / "examples" / "street-3.jpg"
 NAMES = {"sky", "building", "road", "pavement", "tree", "car", "person", "sign"}
 
@@ -39,21 +36,13 @@ def space(tmp_path_factory):
     space.stop()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def open_page(browser, space):
+def open_page(chromium, space):
     """Opens the Space in a window of a given size; in the end there must have been no error and no foreign request."""
     contexts, foreign, errors = [], [], []
 
     def open_page(width=1280, height=900, **options):
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(60_000)
         page.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url) else None)

@@ -23,12 +23,11 @@ from offseg_hf.models.image_processing_offseg import upsampled_label_map
 
 pytestmark = pytest.mark.browser
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "spaces" / "offseg-web"
 PACKAGES = ROOT / ".cache" / "npm"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CDN = "https://cdn.jsdelivr.net/npm/"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
 SIZE = {"height": 96, "width": 128}
@@ -151,16 +150,6 @@ def serve(packages):
     yield start
     for server in servers:
         server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Visit:
