@@ -74,8 +74,9 @@ def watch(trainer: Trainer):
 class TrainingRates(TrainerCallback):
     """Adds the learning rate of the head and the examples per second to what is logged of the training.
 
-    The time of evaluations and checkpoints is left out, and that until the end of the first step, in which workers
-    start and a training that resumes skips what it has seen. Every batch is taken for a full one.
+    The speed leaves out the time of evaluations and checkpoints, and that until the end of the first step, in which
+    workers start and a training that resumes skips what it has seen; every batch is taken for a full one. The last
+    step is always logged.
     """
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
@@ -99,6 +100,8 @@ class TrainingRates(TrainerCallback):
             self.since = self.step_end
         else:
             self.num_steps += 1
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:

@@ -234,6 +234,12 @@ def test_learning_rates_of_encoder_and_head_are_logged(scenes, tmp_path, model):
     assert ["examples_per_second" in entry for entry in logged] == [False, True, True, True]
 
 
+def test_first_and_last_step_are_logged(scenes, tmp_path):
+    trainer = create(scenes, tmp_path, evaluated=False, max_steps=5, logging_steps=3)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 3, 5]
+
+
 def test_examples_per_second_leave_out_evaluations_and_the_start(tmp_path):
     model = tiny_offseg()
     optimizer = torch.optim.SGD(model.parameters(), lr=1)
