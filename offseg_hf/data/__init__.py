@@ -2,6 +2,7 @@
 
 from offseg_hf.data.audit import audit_labels
 from offseg_hf.data.augmentation import TrainTransform
+from offseg_hf.data.class_weights import estimate_class_weights
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples, stack_examples
 from offseg_hf.data.labels import read_id2label
 from offseg_hf.data.loading import load_segmentation_dataset
@@ -16,6 +17,7 @@ __all__ = [
     "audit_first_labels",
     "audit_labels",
     "audited_label_table",
+    "estimate_class_weights",
     "evaluation_dataset",
     "evaluation_examples",
     "load_segmentation_dataset",

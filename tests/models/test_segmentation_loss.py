@@ -232,7 +232,7 @@ def test_gradient_is_that_of_small_differences(num_labels, name, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("num_labels", [1, 3, 17])
+@pytest.mark.parametrize("num_labels", [1, 17])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_compiled_loss_and_gradient_are_the_same(num_labels, name):
     logits, labels = random_examples(num_labels)
@@ -403,7 +403,7 @@ def test_logits_may_be_a_transposed_view():
 
 def test_error_when_it_is_to_be_differentiated_twice():
     logits, labels = random_examples(3)
-    with pytest.raises(RuntimeError, match="`create_graph` must be False, .* got True; leave it out"):
+    with pytest.raises(RuntimeError, match=r"`create_graph` must be False, .* got True; leave it out"):
         torch.autograd.grad(segmentation_loss(logits, labels), logits, create_graph=True)
 
 
