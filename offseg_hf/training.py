@@ -16,6 +16,7 @@ from transformers import (
 from offseg_hf.data import (
     EndlessStream,
     TrainTransform,
+    estimate_class_weights,
     evaluation_dataset,
     read_id2label,
     stack_examples,
@@ -26,6 +27,7 @@ from offseg_hf.data.presets import PRESETS, find_preset
 from offseg_hf.evaluation import BatchMetrics, ignore_index, predicted_label_maps
 from offseg_hf.inference import auto_model_class, predicted_labels
 from offseg_hf.lora import add_lora
+from offseg_hf.models.configuration_fields import LOSS_FIELDS
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
@@ -295,6 +297,27 @@ def complete_data_arguments(data_args: DataArguments):
     data_args.resize = data_args.resize or list(defaults.resize)
 
 
+def _class_weights(model_args, train_dataset, image_processor, num_labels, args):
+    """The numbers that were given, or estimated from what is trained on."""
+    if model_args.class_weights == ["auto"]:
+        streamed = isinstance(train_dataset, EndlessStream)
+        return estimate_class_weights(
+            train_dataset.stream if streamed else train_dataset.data,
+            num_labels,
+            do_reduce_labels=image_processor.do_reduce_labels,
+            label_table=train_dataset.prepare.label_table,
+            max_examples=model_args.class_weights_examples,
+            show_progress=args.process_index == 0 and not args.disable_tqdm,
+        )
+    try:
+        return [float(weight) for weight in model_args.class_weights]
+    except ValueError:
+        raise ValueError(
+            f"`class_weights` must be numbers or 'auto', got {' '.join(model_args.class_weights)}; pass "
+            "`--class_weights auto`."
+        ) from None
+
+
 def trainer_from_arguments(
     model_args: ModelArguments, data_args: DataArguments, args: SegmentationTrainingArguments
 ) -> Trainer:
@@ -358,8 +381,10 @@ def trainer_from_arguments(
     if data_args.eval_split != "none":
         eval_dataset = evaluation_dataset(split=data_args.eval_split, **source)
 
-    fields = ("logit_normalization", "attention_loss_weight", "freeze_batch_norm")
+    fields = ("logit_normalization", "attention_loss_weight", "freeze_batch_norm", *LOSS_FIELDS)
     overrides = {name: value for name in fields if (value := getattr(model_args, name)) is not None}
+    if model_args.class_weights is not None:
+        overrides["class_weights"] = _class_weights(model_args, train_dataset, image_processor, len(id2label), args)
     model = create_model(
         model_args.variant,
         model_args.model_name_or_path,

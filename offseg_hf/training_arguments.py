@@ -95,6 +95,11 @@ class SegmentationTrainingArguments(TrainingArguments):
                     f"`{name}` cannot be set, since the recipe is AdamW with polynomial decay; leave it out, or set "
                     "`lr_decay_power`."
                 )
+        if self.label_smoothing_factor:
+            raise ValueError(
+                "`label_smoothing_factor` must be 0, since Trainer's smoothing does not fit label maps, got "
+                f"{self.label_smoothing_factor}; set `label_smoothing` of the model instead."
+            )
         if self.batch_norm not in (None, *BATCH_NORMS):
             raise ValueError(f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}, got {self.batch_norm!r}.")
         if self.num_prediction_examples < 0:
@@ -142,6 +147,19 @@ class ModelArguments:
         None, "layer_norm, fitted_layer_norm or class_bias; by default what fits."
     )
     attention_loss_weight: float | None = _option(None, "Weight of a second loss on the coupled attention.")
+    label_smoothing: float | None = _option(None, "Share of the target that is spread over all classes, such as 0.1.")
+    class_weights: list[str] | None = _option(
+        None, "Weight of each class in the cross-entropy, or 'auto' for those of the training split's label maps."
+    )
+    class_weights_examples: int = _option(
+        10_000, "Label maps, the first ones, that 'auto' reads at most, in every process."
+    )
+    ohem_threshold: float | None = _option(
+        None, "Learn from hard pixels: those whose true class has a lower probability than this, such as 0.7."
+    )
+    ohem_min_kept: int | None = _option(None, "Pixels of a batch to learn from at least; by default 100000.")
+    cross_entropy_loss_weight: float | None = _option(None, "Weight of the cross-entropy; by default 1.")
+    dice_loss_weight: float | None = _option(None, "Weight of the Dice loss; by default 0.")
     freeze_batch_norm: bool | None = _option(
         None, "Whether OffSeg-T, B, L keep the encoder's BatchNorm as it is; by default not where weights are random."
     )

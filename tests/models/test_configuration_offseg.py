@@ -7,6 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, SegformerConfig
 
 from offseg_hf import OffSegConfig
+from offseg_hf.models.configuration_fields import LOSS_FIELDS
 
 
 def saved_json(config, folder):
@@ -47,6 +48,12 @@ def test_every_field_survives_saving_and_loading(tmp_path):
         logit_normalization="layer_norm",
         attention_loss_weight=0.4,
         semantic_loss_ignore_index=-1,
+        label_smoothing=0.1,
+        class_weights=[1.0, 0.5, 2],
+        ohem_threshold=0.7,
+        ohem_min_kept=1000,
+        cross_entropy_loss_weight=0.5,
+        dice_loss_weight=3,
         id2label={0: "sky", 1: "road", 2: "car"},
     )
     config.save_pretrained(tmp_path)
@@ -102,6 +109,28 @@ def test_logit_normalization_given_replaces_that_of_the_file(tmp_path):
     assert config.logit_normalization == "layer_norm"
 
 
+def test_loss_is_the_plain_cross_entropy_when_a_file_says_nothing_of_it(tmp_path):
+    config = saved_json(OffSegConfig(), tmp_path)
+    for name in LOSS_FIELDS:
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert OffSegConfig.from_pretrained(tmp_path).loss_settings == {
+        "label_smoothing": 0,
+        "class_weights": None,
+        "ohem_threshold": None,
+        "ohem_min_kept": 100_000,
+        "cross_entropy_loss_weight": 1,
+        "dice_loss_weight": 0,
+    }
+
+
+def test_class_weights_are_those_of_the_file_unless_its_classes_are_replaced(tmp_path):
+    OffSegConfig(num_labels=3, class_weights=[1, 2, 3]).save_pretrained(tmp_path)
+    assert OffSegConfig.from_pretrained(tmp_path).class_weights == [1, 2, 3]
+    assert OffSegConfig.from_pretrained(tmp_path, num_labels=4).class_weights is None
+    assert OffSegConfig.from_pretrained(tmp_path, num_labels=4, class_weights=[1] * 4).class_weights == [1] * 4
+
+
 def test_head_keeps_256_channels_when_a_segformer_file_says_otherwise(tmp_path):
     SegformerConfig(decoder_hidden_size=768).save_pretrained(tmp_path)  # as those of B2 to B5 do
     assert OffSegConfig.from_pretrained(tmp_path).decoder_hidden_size == 256
@@ -135,6 +164,18 @@ def test_model_type_is_ours_when_a_segformer_file_is_loaded(tmp_path):
         ),
         ({"attention_loss_weight": -0.5}, "`attention_loss_weight` must not be negative, got -0.5"),
         ({"num_labels": 0}, "`num_labels` must be at least 1, got 0"),
+        ({"label_smoothing": 1.0}, r"`label_smoothing` must be in \[0, 1\), got 1.0; pass 0.1"),
+        ({"ohem_threshold": 0.0}, r"`ohem_threshold` must be a probability in \(0, 1\], got 0.0; pass 0.7"),
+        ({"ohem_min_kept": -1}, "`ohem_min_kept` must not be negative, got -1; pass 100000"),
+        ({"dice_loss_weight": -1}, "`dice_loss_weight` must be finite, not negative and not both 0, got 1.0 and -1"),
+        ({"cross_entropy_loss_weight": 0}, "must be finite, not negative and not both 0, got 0 and 0.0; pass 1 and 0"),
+        (
+            {"num_labels": 3, "class_weights": [1, 2]},
+            r"`class_weights` must be 3 finite numbers, .* one for each of the 3 classes, got \[1, 2\]; pass None",
+        ),
+        ({"num_labels": 3, "class_weights": [1, 2, -1]}, "`class_weights` must be 3 finite numbers, not negative"),
+        ({"num_labels": 3, "class_weights": [0, 0, 0]}, "`class_weights` must be 3 finite numbers, .* not all 0"),
+        ({"num_labels": 1, "class_weights": [1]}, "`class_weights` must be 2 .* one for background and the class"),
         (
             {"num_labels": 2, "logit_normalization": "fitted_layer_norm"},
             "`logit_normalization` must be 'class_bias' for fewer than 3 classes",
