@@ -1,8 +1,18 @@
 """Configuration fields that this package's models share."""
 
+import math
 from dataclasses import dataclass
 
 from .offset_learning import LOGIT_NORMALIZATIONS
+
+LOSS_FIELDS = (
+    "label_smoothing",
+    "class_weights",
+    "ohem_threshold",
+    "ohem_min_kept",
+    "cross_entropy_loss_weight",
+    "dice_loss_weight",
+)
 
 
 class LabelledClasses:
@@ -68,6 +78,19 @@ class OffsetLearningFields(LabelledClasses):
             read, to be a segmentation by itself. 0 as published, and by default with the published `"layer_norm"`.
         semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
             Label of the pixels that the loss leaves out.
+        label_smoothing (`float`, *optional*, defaults to 0):
+            Share of the target that the cross-entropy spreads evenly over all classes, in [0, 1).
+        class_weights (`list[float]`, *optional*):
+            Weight of each class in the cross-entropy, of background and the class for a single one.
+        ohem_threshold (`float`, *optional*):
+            Online hard example mining: the cross-entropy is the mean over the pixels whose true class has a
+            probability below this, in (0, 1]; by default over all.
+        ohem_min_kept (`int`, *optional*, defaults to 100,000):
+            Pixels of a batch (of one process and step) that mining keeps at least, the hardest ones.
+        cross_entropy_loss_weight (`float`, *optional*, defaults to 1):
+            Weight of the cross-entropy in the loss.
+        dice_loss_weight (`float`, *optional*, defaults to 0):
+            Weight of the Dice loss in the loss.
 
     Raises:
         ValueError: where `num_labels` and `id2label` disagree.
@@ -76,6 +99,12 @@ class OffsetLearningFields(LabelledClasses):
     logit_normalization: str | None = None
     attention_loss_weight: float | int | None = None
     semantic_loss_ignore_index: int = 255
+    label_smoothing: float | int = 0.0
+    class_weights: list[float | int] | tuple[float | int, ...] | None = None
+    ohem_threshold: float | int | None = None
+    ohem_min_kept: int = 100_000
+    cross_entropy_loss_weight: float | int = 1.0
+    dice_loss_weight: float | int = 0.0
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -89,12 +118,14 @@ class OffsetLearningFields(LabelledClasses):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As `PreTrainedConfig.from_dict`, but the caller's classes replace those of a file, and what fits them."""
-        own = ("logit_normalization", "attention_loss_weight", "semantic_loss_ignore_index")
+        own = ("logit_normalization", "attention_loss_weight", "semantic_loss_ignore_index", *LOSS_FIELDS)
         given = {name: kwargs.pop(name) for name in own if name in kwargs}
         num_labels = len(kwargs["id2label"]) if "id2label" in kwargs else kwargs.get("num_labels")
         is_published = config_dict.get("logit_normalization") == "layer_norm"
-        if _has_other_classes(config_dict, num_labels) and (num_labels < 3 or is_published):
-            left_out = {"logit_normalization", "attention_loss_weight"}  # learned anew, so as fits
+        if _has_other_classes(config_dict, num_labels):
+            left_out = {"class_weights"}
+            if num_labels < 3 or is_published:
+                left_out |= {"logit_normalization", "attention_loss_weight"}  # learned anew, so as fits
             config_dict = {name: value for name, value in config_dict.items() if name not in left_out}
         return super().from_dict({**config_dict, **given}, **kwargs)
 
@@ -112,6 +143,40 @@ class OffsetLearningFields(LabelledClasses):
                 "`logit_normalization` must be 'class_bias' for fewer than 3 classes, since no gain fits a LayerNorm "
                 f"over so few values, got {self.logit_normalization!r} with {self.num_labels}."
             )
+
+    def validate_losses(self):
+        """Raises a `ValueError` where a field of the loss is out of its range."""
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}; pass 0.1.")
+        if self.ohem_threshold is not None and not 0 < self.ohem_threshold <= 1:
+            raise ValueError(
+                f"`ohem_threshold` must be a probability in (0, 1], got {self.ohem_threshold}; pass 0.7, or None to "
+                "learn from every pixel."
+            )
+        if self.ohem_min_kept < 0:
+            raise ValueError(f"`ohem_min_kept` must not be negative, got {self.ohem_min_kept}; pass 100000.")
+        weights = (self.cross_entropy_loss_weight, self.dice_loss_weight)
+        if not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+            raise ValueError(
+                "`cross_entropy_loss_weight` and `dice_loss_weight` must be finite, not negative and not both 0, got "
+                f"{weights[0]} and {weights[1]}; pass 1 and 0 for the cross-entropy alone."
+            )
+        num_weights = max(self.num_labels, 2)
+        if self.class_weights is not None and not (
+            len(self.class_weights) == num_weights
+            and all(0 <= weight < math.inf for weight in self.class_weights)
+            and any(self.class_weights)
+        ):
+            whose = "background and the class" if self.num_labels == 1 else f"each of the {num_weights} classes"
+            raise ValueError(
+                f"`class_weights` must be {num_weights} finite numbers, not negative and not all 0, one for {whose}, "
+                f"got {self.class_weights}; pass None to weigh all classes alike."
+            )
+
+    @property
+    def loss_settings(self) -> dict:
+        """What [`segmentation_loss`] is asked for, by its arguments."""
+        return {name: getattr(self, name) for name in LOSS_FIELDS}
 
 
 def _has_other_classes(config_dict, num_labels):
