@@ -174,7 +174,7 @@ def build_demo():
                 photo.preprocess = lambda file: file and file.path  # unread, to be opened within our limits alone
                 model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
-                gr.Examples(
+                examples = gr.Examples(
                     [[str(path)] for path in sorted((HERE / "examples").glob("*.jpg"))], [photo], label="Examples"
                 )
             with gr.Column(scale=7, min_width=300), gr.Tabs():
@@ -200,7 +200,8 @@ def build_demo():
         # The first of all, since others would otherwise take the name.
         gr.Button(visible=False).click(segment_for_programs, inputs, outputs[1:], api_name="segment", **waiting)
         inner = {"api_visibility": "private", "trigger_mode": "always_last"}
-        for event in (photo.change, model.change, button.click):
+        # Not photo.change, which comes twice when one photo replaces another.
+        for event in (photo.input, examples.load_input_event.success, model.change, button.click):
             segmented = event(segment, inputs, outputs, show_progress_on=view, **inner, **waiting)
             segmented.success(look_inside, [photo, model, chosen], explained, api_visibility="private", **waiting)
             # No old result stays beside a new photo.

@@ -6,10 +6,10 @@ from pictures import HEAT, data_uri, heat_map, overlay, palette, percent
 
 MAX_BARS = 12
 LABEL_MAPS = {
-    "both": "Both offsets: (E + ΔE)(W + ΔW)ᵀ",
-    "class": "Class offset only: E (W + ΔW)ᵀ",
-    "feature": "Feature offset only: (E + ΔE) Wᵀ",
-    "none": "No offset: E Wᵀ",
+    "both": "Both offsets: (E\u00a0+\u00a0ΔE)(W\u00a0+\u00a0ΔW)ᵀ",
+    "class": "Class offset only: E\u00a0(W\u00a0+\u00a0ΔW)ᵀ",
+    "feature": "Feature offset only: (E\u00a0+\u00a0ΔE)\u00a0Wᵀ",
+    "none": "No offset: E\u00a0Wᵀ",
 }
 
 
@@ -38,7 +38,7 @@ def comparison_page(photo, offsets, label_maps, classes):
     shift = offsets.feature_shift.numpy()
     pixels = _figure(
         heat_map(shift, photo),
-        "How far the features of each pixel moved: <b>‖ΔE‖ / ‖E‖</b>",
+        "How far the features of each pixel moved: <b>‖ΔE‖\u00a0/\u00a0‖E‖</b>",
         (f"{shift.min():.2g}", f"{shift.max():.2g}"),
     )
     most = max(offsets.class_shift.max().item(), 1e-12)
@@ -53,7 +53,8 @@ def comparison_page(photo, offsets, label_maps, classes):
 <div class="grid">{maps}</div>
 <h3>What moved how far</h3>
 <div class="grid moved">{pixels}<figure><div class="bars">{"".join(bars)}</div>
-<figcaption>How far the representation of each class moved{which}: <b>‖ΔW‖ / ‖W‖</b></figcaption></figure></div>"""
+<figcaption>How far the representation of each class moved{which}:
+<b>‖ΔW‖\u00a0/\u00a0‖W‖</b></figcaption></figure></div>"""
 
 
 def attention_page(photo, offsets, classes, chosen):

@@ -164,7 +164,8 @@ def load_segmenters(names):
     """
     segmenters, left_out = {}, []
     for source in filter(None, map(str.strip, names.split(","))):
-        shown = Path(source).resolve().name if Path(source).exists() else source
+        is_folder = Path(source).exists() or Path(source).is_absolute()
+        shown = Path(source).resolve().name if is_folder else source  # the machine's folders are nobody's business
         shown = source if shown in segmenters else shown
         try:
             segmenters[shown] = Segmenter(source)

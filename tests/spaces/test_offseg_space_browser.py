@@ -119,6 +119,16 @@ def test_photo_is_segmented_when_it_is_uploaded(page, expected):
     expect(page.locator("#viewer .caption")).to_contain_text("768 × 512 pixels in")
 
 
+def test_photo_is_segmented_once_when_it_replaces_another(page):
+    before = segmented(page).locator("#viewer .legend").inner_text()
+    sent = []
+    page.on("request", lambda request: sent.append(request.post_data) if "queue/join" in request.url else None)
+    upload(page, SPACE / "examples" / "street-11.jpg")
+    expect(page.locator("#viewer .legend")).not_to_have_text(before)
+    page.wait_for_timeout(500)
+    assert [json.loads(data)["data"][2:] for data in sent].count([0.5]) == 1  # the opacity, which only this has
+
+
 def test_photo_is_segmented_when_an_example_is_clicked(page):
     page.locator("button.gallery-item").nth(1).click()
     expect(page.locator("#viewer .legend li").first).to_be_visible()
