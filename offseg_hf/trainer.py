@@ -8,15 +8,20 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import datasets
+import torch
+from datasets.distributed import split_dataset_by_node
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from offseg_hf.data import EndlessStream
 from offseg_hf.data.streaming import StreamLoader
-from offseg_hf.evaluation import ignore_index
+from offseg_hf.evaluation import ignore_index, named_results
 from offseg_hf.inference import auto_model_class
 
 logger = logging.get_logger(__name__)
@@ -33,6 +38,7 @@ class SegmentationTrainer(Trainer):
     - The loss of a step is the mean over all labelled pixels of the step, into however many processes and accumulated
       batches they are divided. (Of models that classify masks, and with losses that are no sums over pixels, it is the
       mean of their losses.)
+    - Several processes evaluate every photo once, whatever the sizes.
     - A checkpoint's folder appears when everything in it is written.
     - `args.batch_norm` says what BatchNorm does.
 
@@ -103,6 +109,40 @@ class SegmentationTrainer(Trainer):
 
     def _labelled(self, labels):
         return (labels != ignore_index(self.model.config)).sum()
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """The photos to evaluate on; with several processes this one's, each of which no other has."""
+        if self.args.world_size == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        process_index, num_processes = self.args.process_index, self.args.world_size
+        if isinstance(data, datasets.IterableDataset):
+            share = split_dataset_by_node(data, process_index, num_processes)
+        else:
+            share = Subset(data, range(process_index, len(data), num_processes))
+        return DataLoader(share, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator)
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+        """As `Trainer`'s, but several processes exchange counts: it gathers label maps, which must be of one size."""
+        if self.args.world_size == 1:
+            return super().evaluation_loop(
+                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
+        metric = self.compute_metrics.metric
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64)  # of the losses, and of the photos
+        for batch in tqdm(dataloader, desc=description, disable=self.args.disable_tqdm or not self.args.should_log):
+            loss, logits, labels = self.prediction_step(self.model, batch, prediction_loss_only=False)
+            metric.add_batch(predictions=self.preprocess_logits_for_metrics(logits, labels), references=labels)
+            sums += torch.tensor([loss.item() * len(labels), len(labels)])
+        device = self.args.device
+        total_loss, num_photos = self.accelerator.reduce(sums.to(device), "sum").tolist()
+        metric.confusion_matrix = self.accelerator.reduce(metric.confusion_matrix.to(device), "sum").cpu()
+        metrics = {"loss": total_loss / num_photos, **named_results(metric.compute(), self.compute_metrics.id2label)}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_photos))
 
     # Checkpoints
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
 from offseg_hf.data import TrainTransform, training_dataset
-from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.data.scenes import SCENE_LABELS, draw_scene, write_scenes
 from offseg_hf.trainer import broken_file, last_whole_checkpoint, set_up_batch_norm
 from offseg_hf.training import create_trainer
 from offseg_hf.training_arguments import SegmentationTrainingArguments
@@ -235,6 +236,29 @@ def test_loss_is_that_of_one_process_with_twice_the_batch_when_there_are_two(sce
     ]
     assert len(losses[0]) == 6
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [["--map_style"], []])
+def test_every_photo_is_evaluated_once_when_there_are_two_processes(tmp_path, kind):
+    """Five photos of two sizes."""
+    data = tmp_path / "data"
+    for split, count in (("train", 2), ("validation", 5)):
+        for folder in ("images", "masks"):
+            (data / folder / split).mkdir(parents=True)
+        for number in range(count):
+            photo, mask = draw_scene(number, (64, 96) if number % 2 else (96, 64))
+            photo.save(data / "images" / split / f"{number}.png")
+            Image.fromarray(mask).save(data / "masks" / split / f"{number}.png")
+    arguments = [str(data), "--evaluate", "--max_steps", "2", "--save_steps", "2", *kind]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    metrics = []
+    for name, launcher in (("one", []), ("two", torchrun)):
+        finish([sys.executable, *launcher, TRAIN, str(tmp_path / name), *arguments], tmp_path / "log.txt")
+        metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+    names = [name for name in metrics[0] if "iou" in name or "accuracy" in name]
+    assert len(names) > 5 and [metrics[1][name] for name in names] == [metrics[0][name] for name in names]
+    assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], rel=1e-5)
 
 
 # BatchNorm

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
-from offseg_hf.data import TrainTransform, training_dataset
+from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
 from offseg_hf.data.scenes import SCENE_LABELS
 from offseg_hf.training import check_output_dir, create_trainer
 from offseg_hf.training_arguments import SegmentationTrainingArguments
@@ -22,6 +22,7 @@ parser.add_argument("--max_steps", type=int)
 parser.add_argument("--save_steps", type=int)
 parser.add_argument("--dataloader_num_workers", type=int, default=0)
 parser.add_argument("--resume_from_checkpoint")
+parser.add_argument("--evaluate", action="store_true")
 given = parser.parse_args()
 
 torch.manual_seed(0)
@@ -43,6 +44,14 @@ args = SegmentationTrainingArguments(
     dataloader_multiprocessing_context="fork" if given.dataloader_num_workers else None,
 )  # fmt: skip
 trainer = create_trainer(model, args, data)
+if given.evaluate:
+    processor = OffSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    source = {"image_processor": processor, "num_labels": len(SCENE_LABELS), "streaming": not given.map_style}
+    trainer = create_trainer(model, args, data, evaluation_dataset(given.dataset, "validation", **source), processor)
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        Path(given.output_dir, "metrics.json").write_text(json.dumps(metrics))
+    raise SystemExit
 trainer.train(check_output_dir(given.output_dir, given.resume_from_checkpoint, overwrite=True))
 if trainer.is_world_process_zero():
     Path(given.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))

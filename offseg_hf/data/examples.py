@@ -63,16 +63,24 @@ class PrepareExample:
         if "augmentation_seed" in example:
             generator = torch.Generator().manual_seed(example["augmentation_seed"])
         pixels, ids = self.transform(image, ids, generator)
-        pixel_values = self.image_processor(
-            pixels, do_resize=False, input_data_format="channels_last", return_tensors="pt"
-        )["pixel_values"][0]
         height, width = self.transform.crop_size
         padding = (0, width - ids.shape[1], 0, height - ids.shape[0])
-        labels = torch.from_numpy(ids.astype(np.int64))
-        return {
-            "pixel_values": F.pad(pixel_values, padding),
-            "labels": F.pad(labels, padding, value=self.transform.ignore_index),
-        }
+        pixel_values, labels = self._normalized(pixels), torch.from_numpy(ids.astype(np.int64))
+        if any(padding):
+            pixel_values = F.pad(pixel_values, padding)
+            labels = F.pad(labels, padding, value=self.transform.ignore_index)
+        return {"pixel_values": pixel_values, "labels": labels}
+
+    def _normalized(self, pixels):
+        """(h, w, 3) of 8 bits → (3, h, w) as the image processor has it, in two passes over the result."""
+        processor = self.image_processor
+        mean, std = torch.zeros(3), torch.ones(3)
+        if processor.do_normalize:
+            mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+        factor = processor.rescale_factor if processor.do_rescale else 1.0
+        pixels = torch.from_numpy(pixels).permute(2, 0, 1)  # (3, h, w)
+        pixel_values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return pixel_values.mul_((factor / std)[:, None, None]).sub_((mean / std)[:, None, None])
 
 
 class TrainingExamples(torch.utils.data.Dataset):
