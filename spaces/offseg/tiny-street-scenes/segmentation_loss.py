@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 # Logits in a strip (of a row at least): on a CPU it should stay in the cache, elsewhere repay starting the kernels.
-CPU_STRIP_SIZE = 2**19
+CPU_STRIP_SIZE = 2**20
 STRIP_SIZE = 2**23
 # So few do not fill a CPU's vectors: not to be the last axis there.
 FEW_CLASSES = 16
