@@ -3,6 +3,19 @@ import shutil
 import pytest
 from running_space import RunningSpace
 
+from offseg_hf.data.scenes import draw_scene
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return draw_scene(5, (100, 150))[0]
+
+
+@pytest.fixture
+def photo_file(photo, tmp_path):
+    photo.save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
 
 @pytest.fixture(scope="module")
 def tiny_space(tmp_path_factory):
