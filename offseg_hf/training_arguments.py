@@ -71,6 +71,9 @@ class SegmentationTrainingArguments(TrainingArguments):
     logging_steps: float = field(
         default=20, metadata={"help": "Steps from log to log; a number below 1 is a share of all steps."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to log the last finite loss in place of one that is not."}
+    )
     num_prediction_examples: int = field(
         default=4, metadata={"help": "Examples whose predictions are drawn at every evaluation; 0 for none."}
     )

@@ -23,7 +23,8 @@ def main(argv=None):
     from offseg_hf.training import check_output_dir, trainer_from_arguments
     from offseg_hf.training_arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
 
-    parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments))
+    usage = "train.py --variant NAME --dataset DATA --labels NAMES --output_dir FOLDER … (--help lists all options)"
+    parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments), usage=usage)
     try:
         apply_recipe(parser, argv)
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
