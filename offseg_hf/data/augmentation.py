@@ -148,13 +148,13 @@ class TrainTransform:
         table = _clip(table * contrast) if contrast_first else table
         if saturation == 1 and turn == 0 and not contrast_first:
             table = _clip(table * contrast)  # both in one
-        image = image.point(table.tolist() * 3)
+        image = _look_up(image, table)
         if saturation != 1:
             image = _saturate(image, saturation)
         if turn != 0:
             image = _turn_hue(image, turn)
         if not contrast_first and (saturation != 1 or turn != 0):
-            image = image.point(_clip(levels * contrast).tolist() * 3)
+            image = _look_up(image, _clip(levels * contrast))
         return image
 
 
@@ -164,6 +164,11 @@ def _region(image, box):
     right, bottom = min(image.width, math.ceil(box[2]) + 2), min(image.height, math.ceil(box[3]) + 2)
     part = image.crop((left, top, right, bottom))
     return part, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+
+
+def _look_up(image, table):
+    """Every channel's values replaced by those of a table; half of the tables change nothing."""
+    return image if np.array_equal(table, np.arange(256)) else image.point(table.tolist() * 3)
 
 
 def _saturate(image, factor):
