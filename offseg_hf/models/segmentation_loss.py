@@ -47,7 +47,7 @@ def segmentation_loss(
         class_weights (`list[float]`, *optional*): weight in the cross-entropy of each class, of background and the
             class if K = 1.
         ohem_threshold (`float`, *optional*): in (0, 1], keeps to hard pixels (arXiv 1604.03540; for pixels as in
-            arXiv 1605.06885, section 3.2): the cross-entropy is the mean over those whose true class has a lower
+            arXiv 1605.06885): the cross-entropy is the mean over those whose true class has a lower
             probability than this.
         ohem_min_kept (`int`, *optional*, defaults to 100,000): how many pixels of the batch to keep at least, the
             hardest ones, with `ohem_threshold`.
