@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_models import tiny_mask2former
 from transformers import (
     AutoImageProcessor,
@@ -212,7 +213,10 @@ def test_error_is_raised_when_the_output_folder_is_not_empty(tmp_path):
 
 def test_newest_checkpoint_is_found_when_asked_for_the_last(tmp_path):
     for step in (10, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        save_file({}, folder / "model.safetensors")
+        (folder / "trainer_state.json").write_text("{}")
     assert check_output_dir(str(tmp_path), "last", overwrite=False) == str(tmp_path / "checkpoint-10")
 
 
