@@ -60,6 +60,7 @@ def started(command, **variables):
     """A process of a line, whose `python` is the one of this process."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": programs, "PYTHONPATH": str(ROOT), **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what Python compiles must not go to the Hub
     return subprocess.Popen(command, shell=True, env=environment, start_new_session=True)
 
 
