@@ -115,12 +115,13 @@ def test_batch_is_divided_among_processes(tmp_path):
     code = (
         "from offseg_hf.training_arguments import SegmentationTrainingArguments as Arguments\n"
         f"args = Arguments(output_dir={str(tmp_path)!r}, use_cpu=True, total_batch_size=16)\n"
-        "print(args.world_size, args.per_device_train_batch_size)"
+        f"file = open(f'{tmp_path}/{{args.process_index}}.txt', 'w')\n"  # on one screen, their lines would mingle
+        "file.write(f'{args.world_size} {args.per_device_train_batch_size}')"
     )
     (tmp_path / "program.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    found = subprocess.run([*command, str(tmp_path / "program.py")], capture_output=True, text=True, check=True).stdout
-    assert found.split() == ["2", "8"] * 2
+    subprocess.run([*command, str(tmp_path / "program.py")], capture_output=True, check=True)
+    assert [(tmp_path / f"{index}.txt").read_text() for index in range(2)] == ["2 8", "2 8"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("optim", "sgd"), ("lr_scheduler_type", "cosine")])
