@@ -65,23 +65,62 @@ def test_scale_is_uniform_in_its_range_when_drawn():
     assert np.histogram(heights, bins=3, range=(50, 200))[0].min() > 100  # a third is 133, its deviation 9
 
 
+def nearest_pixels(mask, height, width):
+    """The pixel of a mask under the centre of each pixel of its resized form."""
+    rows, columns = (
+        [int((i + Fraction(1, 2)) * n / m) for i in range(m)] for n, m in zip(mask.shape, (height, width))
+    )
+    return [[mask[row, column] for column in columns] for row in rows]
+
+
+def levels_between(pixels, image):
+    return np.abs(pixels.astype(int) - np.asarray(image)).max()
+
+
 @pytest.mark.parametrize("size", [(40, 60), (91, 57)])
 @pytest.mark.parametrize("scale", [0.5, 1.3, 2])
-def test_crop_is_a_crop_of_the_resized_whole_when_only_it_is_resized(size, scale):
+def test_photo_is_resized_as_pil_does_and_labels_to_the_nearest_when_it_fits_the_crop(size, scale):
     photo, mask = random_photo(*size), random_mask(*size)
-    arguments = {"resize": (60, 60), "scale_range": (scale, scale), **PLAIN}
-    whole, whole_labels = TrainTransform(crop_size=(999, 999), **arguments)(photo, mask)
-    height, width = whole_labels.shape
-    reference = photo.resize((width, height), Image.Resampling.BILINEAR)
-    assert np.array_equal(whole, np.asarray(reference))
-    rows, columns = ([int((i + Fraction(1, 2)) * n / m) for i in range(m)] for n, m in zip(size, (height, width)))
-    assert whole_labels.tolist() == [[mask[row, column] for column in columns] for row in rows]
+    pixels, labels = TrainTransform((999, 999), resize=(60, 60), scale_range=(scale, scale), **PLAIN)(photo, mask)
+    height, width = labels.shape
+    assert levels_between(pixels, photo.resize((width, height), Image.Resampling.BILINEAR)) <= 1
+    assert labels.tolist() == nearest_pixels(mask, height, width)
 
-    crop, labels = TrainTransform(crop_size=(16, 16), **arguments)(photo, mask, seeded(3))
-    windows = np.lib.stride_tricks.sliding_window_view(whole_labels, (16, 16))
-    ((top, left),) = np.argwhere((windows == labels).all((2, 3)))
-    expected = whole[top : top + 16, left : left + 16]
-    assert np.abs(crop.astype(int) - expected).max() <= 1
+
+@pytest.mark.parametrize("size", [(40, 60), (91, 57)])
+@pytest.mark.parametrize("scale", [0.5, 1.3, 2])
+def test_crop_shows_the_pixels_under_it_when_the_photo_is_larger(size, scale):
+    photo, places = random_photo(*size), np.arange(size[0] * size[1], dtype=np.int32).reshape(size)
+    transform = ScriptedTransform((16, 16), resize=(60, 60), scale_range=(scale, scale), **PLAIN)
+    lengths = set()
+    for seed in range(20):
+        pixels, labels = transform(photo, places, seeded(seed))
+        # The box is found from the labels: the same number of source pixels on both sides of their centres.
+        rows, columns = labels[:, 0] // size[1], labels[0] % size[1]
+        steps = [side / resized for side, resized in zip(size, transform.resized)]
+        boxes = []
+        for centres, step, side in zip((rows, columns), steps, size):
+            boxes += [
+                [
+                    (first, end)
+                    for end in range(int(centres[-1]) + 1, min(int(centres[-1] + step) + 2, side) + 1)
+                    for first in range(max(0, int(centres[0] - step) - 1), int(centres[0]) + 1)
+                    if abs(end - first - 16 * step) <= 1
+                    and [first + int((i + Fraction(1, 2)) * (end - first) / 16) for i in range(16)] == centres.tolist()
+                ]
+            ]
+        found = [
+            (top, bottom, left, right)
+            for top, bottom in boxes[0]
+            for left, right in boxes[1]
+            if levels_between(
+                pixels, photo.crop((left, top, right, bottom)).resize((16, 16), Image.Resampling.BILINEAR)
+            )
+            <= 1
+        ]
+        assert len(found) == 1
+        lengths.add(found[0][1] - found[0][0])
+    assert len(lengths) <= 3  # of one scale: rounded ends
 
 
 def test_crops_reach_every_place_when_drawn():
