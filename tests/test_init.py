@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "watching": {"data", "inference", "visualization", "evaluation", "optimization", "training_arguments", "curves"},
     "conversion": {"models", "variants", "data", "metrics", "inference", "visualization"},
     "complexity": {"inference"},
+    "literal": {"models"},
     "model_card": {"models", "variants", "inference"},
     "hub": {"models", "variants", "data", "inference", "model_card"},
     "export": {"models", "inference"},
