@@ -1,9 +1,10 @@
 """How large a model is and how much it computes, found out without the memory and the work."""
 
 import torch
+from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from offseg_hf.inference import auto_model_class
 
@@ -17,7 +18,7 @@ def count_parameters(config: PreTrainedConfig) -> int:
     Returns:
         `int`
     """
-    return _empty_model(config).num_parameters()
+    return empty_model(config).num_parameters()
 
 
 def count_multiply_adds(config: PreTrainedConfig, height: int, width: int) -> int:
@@ -36,7 +37,20 @@ def count_multiply_adds(config: PreTrainedConfig, height: int, width: int) -> in
     Returns:
         `int`
     """
-    model = _empty_model(config)
+    return count_model_multiply_adds(empty_model(config), height, width)
+
+
+def count_model_multiply_adds(model: nn.Module, height: int, width: int) -> int:
+    """Counts the multiply-adds of a model's forward pass for one image, as [`count_multiply_adds`].
+
+    Args:
+        model (`torch.nn.Module`): the model, which loses its weights; [`empty_model`] makes one that has none.
+        height (`int`): of the image, in pixels.
+        width (`int`): of the image, in pixels.
+
+    Returns:
+        `int`
+    """
     # Tensors without values that say to be on the CPU: not every model runs on the meta device.
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.to_empty(device="cpu")
@@ -44,7 +58,15 @@ def count_multiply_adds(config: PreTrainedConfig, height: int, width: int) -> in
     return counter.get_total_flops() // 2
 
 
-def _empty_model(config):
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model of a configuration without weights, in evaluation mode, with attention that can be counted.
+
+    Args:
+        config ([`transformers.PreTrainedConfig`]): the model.
+
+    Returns:
+        [`transformers.PreTrainedModel`]: on the meta device.
+    """
     with torch.device("meta"):  # shapes only
         # eager: fused attention would not be counted
         return auto_model_class(config).from_config(config, attn_implementation="eager").eval()

@@ -45,7 +45,7 @@ def literal_offset_learning(layer: nn.Module, features: torch.Tensor) -> torch.T
         logits = F.layer_norm(logits, norm.weight.shape, norm.weight, norm.bias, norm.eps)
     else:
         logits = logits + norm.bias
-    return logits.mT.unflatten(2, features.shape[2:])
+    return logits.mT.contiguous().unflatten(2, features.shape[2:])  # (B, K, H, W)
 
 
 class LiteralConvModule(nn.Module):
