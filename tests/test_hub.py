@@ -76,8 +76,8 @@ def wrapper():
 FAMILIES = {
     "offseg": (
         offseg,
-        "checkpoint_entries configuration_fields configuration_offseg modeling_offseg offset_learning "
-        "segmentation_loss upsampling image_processing_offseg",
+        "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg modeling_offseg "
+        "offset_learning segmentation_loss upsampling image_processing_offseg",
     ),
     "segnext": (
         segnext,

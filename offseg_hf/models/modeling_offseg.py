@@ -11,11 +11,14 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from .channels_last_segformer import keep_channels_last
 from .checkpoint_entries import rename_checkpoint_entries
 from .configuration_offseg import OffSegConfig
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
 from .segmentation_loss import offset_learning_loss
 from .upsampling import upsample
+
+STRIP_SIZE = 2**19  # values of a strip of the largest maps: it should stay in a CPU's cache
 
 
 class OffSegConvModule(nn.Module):
@@ -28,6 +31,18 @@ class OffSegConvModule(nn.Module):
 
     def forward(self, hidden_states):
         return F.relu(self.bn(self.conv(hidden_states)))
+
+    def is_linear(self):
+        """Whether convolution and BatchNorm are one linear layer: in evaluation, unless something replaced them."""
+        return type(self.conv) is nn.Conv2d and type(self.bn) is nn.BatchNorm2d and not self.bn.training
+
+    def as_linear(self):
+        """The weight (out_channels, in_channels) and bias of that layer."""
+        dtype = self.conv.weight.dtype
+        at_least_float32 = torch.promote_types(dtype, torch.float32)
+        scale = self.bn.weight * torch.rsqrt(self.bn.running_var.to(at_least_float32) + self.bn.eps)
+        weight = self.conv.weight.flatten(1) * scale[:, None]
+        return weight.to(dtype), (self.bn.bias - self.bn.running_mean * scale).to(dtype)
 
 
 class OffSegFusion(OffSegConvModule):
@@ -57,9 +72,53 @@ class OffSegDecodeHead(nn.Module):
         self.offset_learning = OffsetLearning(config.num_labels, channels, config.logit_normalization)
 
     def forward(self, encoder_hidden_states):
-        hidden_states = [conv(hidden_state) for conv, hidden_state in zip(self.convs, encoder_hidden_states)]
-        features = F.max_pool2d(self.fusion_conv(hidden_states), kernel_size=2)
+        if self._can_go_by_strips(encoder_hidden_states):
+            features = self._features_by_strips(encoder_hidden_states)
+        else:
+            hidden_states = [conv(hidden_state) for conv, hidden_state in zip(self.convs, encoder_hidden_states)]
+            features = F.max_pool2d(self.fusion_conv(hidden_states), kernel_size=2)
         return self.offset_learning(features), features
+
+    def _can_go_by_strips(self, encoder_hidden_states):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not encoder_hidden_states[0].is_cpu:
+            return False
+        return all(module.is_linear() for module in (*self.convs, self.fusion_conv))
+
+    def _features_by_strips(self, encoder_hidden_states):
+        """The same on a CPU without gradients: the largest maps, at stride 4, a few rows at a time."""
+        weights, bias = self.fusion_conv.as_linear()
+        weights = weights.chunk(len(self.convs), dim=1)
+        layers = [conv.as_linear() for conv in self.convs]
+        first, *coarser = (hidden_state.permute(0, 2, 3, 1) for hidden_state in encoder_hidden_states)  # (B, h, w, C)
+        batch_size, height, width, _ = first.shape
+        channels = len(bias)
+
+        # Of the coarser stages: every pixel's share in a strip, across and down; it is added up by matrix products.
+        maps, shares = [], []
+        for hidden_states, layer, weight in zip(coarser, layers[1:], weights[1:]):
+            hidden_states = F.linear(F.relu_(F.linear(hidden_states, *layer)), weight).permute(0, 3, 1, 2)
+            old_height = hidden_states.shape[2]
+            hidden_states = upsample(hidden_states, (old_height, width)).permute(0, 2, 3, 1)
+            maps.append(hidden_states.reshape(batch_size, old_height, width * channels))
+            identity = torch.eye(old_height, dtype=torch.promote_types(first.dtype, torch.float32))
+            shares.append(F.interpolate(identity[None], size=height, mode="linear")[0].T)  # (H, h)
+
+        num_rows = max(1, STRIP_SIZE // (2 * batch_size * width * channels))  # of the result
+        features = []
+        for top in range(0, height - 1, 2 * num_rows):
+            ends = top, min(top + 2 * num_rows, height // 2 * 2) - 1
+            rows = slice(ends[0], ends[1] + 1)
+            strip = F.linear(F.relu_(F.linear(first[:, rows], *layers[0])), weights[0])  # (B, rows, W, C)
+            sums = strip.view(batch_size, -1, width * channels)
+            for hidden_states, share in zip(maps, shares):
+                # Row i comes from row (i + 1/2) h/H − 1/2 and the next.
+                upper = [max((2 * row + 1) * share.shape[1] - height, 0) // (2 * height) for row in ends]
+                used = slice(upper[0], upper[1] + 2)
+                share = share[rows, used].to(sums.dtype).expand(batch_size, -1, -1)
+                sums.baddbmm_(share, hidden_states[:, used].to(sums.dtype))
+            # The bias and ReLU come after the maximum, of which they change nothing but its value.
+            features.append(F.max_pool2d(strip.permute(0, 3, 1, 2), kernel_size=2))
+        return F.relu_(torch.cat(features, dim=2).add_(bias[:, None, None]))
 
 
 class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
@@ -77,7 +136,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     base_model_prefix = "offseg"
     # The loss is a mean over the batch; it must be divided by the number of accumulation steps like any other.
     accepts_loss_kwargs = False
-    _no_split_modules = ["SegformerStage", "OffSegFusion", "OffsetLearning"]
+    _no_split_modules = ["ChannelsLastStage", "OffSegFusion", "OffsetLearning"]
     # The heads of SegFormer checkpoints (ImageNet classifier, all-MLP decoder), which OffSeg replaces.
     _keys_to_ignore_on_load_unexpected = [
         r"^classifier\.",
@@ -87,6 +146,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     def __init__(self, config: OffSegConfig):
         super().__init__(config)
         self.segformer = SegformerModel(config)
+        keep_channels_last(self.segformer)
         maybe_install_capturing_hooks(
             self.segformer
         )  # else done by the first forward, which torch.compile cannot trace

@@ -5,11 +5,15 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from segmentation_model_tests import SegmentationModelTests, randomised
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import SegformerConfig, SegformerModel
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
+from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor, variant_config
+from offseg_hf.complexity import count_multiply_adds
 
 TINY = {
     "depths": (1, 1, 1, 1),
@@ -25,6 +29,7 @@ class TestOffSeg(SegmentationModelTests):
     tiny = TINY
     stage_shapes = ((2, 8, 16, 16), (2, 8, 8, 8), (2, 16, 4, 4), (2, 16, 2, 2))
     files = {
+        "channels_last_segformer.py",
         "checkpoint_entries.py",
         "configuration_fields.py",
         "configuration_offseg.py",
@@ -107,6 +112,66 @@ def test_logits_equal_those_of_the_literal_head(num_labels, normalization, train
     torch.testing.assert_close(outputs.logits, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("size", [(65, 83), (37, 128), (128, 33), (32, 32)])
+@pytest.mark.parametrize("num_rows", [1, 3, 100])
+@pytest.mark.parametrize(("num_labels", "normalization"), [(4, "layer_norm"), (19, "layer_norm"), (2, "class_bias")])
+def test_logits_equal_those_of_the_literal_head_when_made_by_strips(
+    size, num_rows, num_labels, normalization, monkeypatch
+):
+    model = tiny_model(num_labels=num_labels, logit_normalization=normalization).double()
+    pixel_values = torch.randn(2, 3, *size, dtype=torch.float64)
+    width = -(-size[1] // 4)
+    monkeypatch.setattr("offseg_hf.models.modeling_offseg.STRIP_SIZE", num_rows * 2 * 2 * width * 16)
+    monkeypatch.setattr("offseg_hf.models.offset_learning.BLOCK_SIZE", num_rows * 5 * max(16, num_labels))
+    with torch.inference_mode():
+        outputs = model(pixel_values, output_hidden_states=True)
+        expected = literal_head(model.decode_head, outputs.hidden_states, normalization)
+    torch.testing.assert_close(outputs.logits, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(outputs.logits, model(pixel_values).logits, rtol=1e-9, atol=1e-9)
+
+
+def test_a_replaced_convolution_counts_when_logits_are_made_by_strips(model, pixel_values):
+    before = model(pixel_values).logits
+    conv = model.decode_head.convs[0].conv
+    model.decode_head.convs[0].conv = torch.nn.Sequential(conv, torch.nn.Hardtanh(0, 0.1))  # as adapters wrap layers
+    with torch.inference_mode():
+        logits = model(pixel_values).logits
+    assert (logits - before).abs().max() > 0.01
+    torch.testing.assert_close(logits, model(pixel_values).logits)
+
+
+class LargestTensors(TorchDispatchMode):
+    """Records the shapes of all tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        self.shapes |= {tuple(result.shape) for result in tree_leaves(results) if isinstance(result, torch.Tensor)}
+        return results
+
+
+def test_no_large_tensor_is_made_when_a_photo_is_segmented():
+    height, width, num_labels = 256, 384, 150
+    torch.manual_seed(0)
+    model = OffSegForSemanticSegmentation(variant_config("offseg-b0", num_labels=num_labels)).eval()
+    processor = OffSegImageProcessor(size={"height": height, "width": width})
+    image = Image.fromarray(torch.randint(256, (height, width, 3), dtype=torch.uint8).numpy())
+    with torch.inference_mode(), LargestTensors() as made:
+        outputs = model(**processor(image, return_tensors="pt"))
+        processor.post_process_semantic_segmentation(outputs, [(height, width)])
+    concatenated = 4 * 256 * (height // 4) * (width // 4)
+    assert (1, num_labels, height // 8, width // 8) in made.shapes  # so it records
+    assert max(math.prod(shape) for shape in made.shapes) <= num_labels * height * width / 8
+    assert max(math.prod(shape) for shape in made.shapes) < concatenated / 3
+
+
+def test_multiply_adds_stay_below_two_thirds_of_the_published_ones():
+    assert count_multiply_adds(variant_config("offseg-b0", num_labels=150), 512, 512) <= 0.66 * 8.8e9
+
+
 def test_encoder_is_the_native_one(pixel_values):
     model = tiny_model(layer_norm_eps=1e-5)  # torch's default, which the native modules have
     encoder = SegformerModel(SegformerConfig(**TINY)).eval()
@@ -115,7 +180,7 @@ def test_encoder_is_the_native_one(pixel_values):
     for state, expected_state in zip(
         model(pixel_values, output_hidden_states=True).hidden_states, expected, strict=True
     ):
-        assert torch.equal(state, expected_state)
+        torch.testing.assert_close(state, expected_state, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("eps", [1e-6, 0.5])

@@ -20,6 +20,9 @@ import math
 import torch
 from torch import nn
 
+# Values of a block of pixels that is classified at once on a CPU: it should stay in the cache.
+BLOCK_SIZE = 2**19
+
 LOGIT_NORMALIZATIONS = ("layer_norm", "fitted_layer_norm", "class_bias")
 
 
@@ -51,9 +54,9 @@ class LogitLayerNorm(nn.LayerNorm):
 
     def forward(self, logits):
         logits = _at_least_float32(logits)
-        variance, mean = torch.var_mean(logits, dim=1, correction=0, keepdim=True)  # (B, 1, N)
-        logits = (logits - mean) * torch.rsqrt(variance + self.eps)
-        return logits * self.weight[:, None] + self.bias[:, None]
+        logits = logits - logits.mean(dim=1, keepdim=True)
+        variance = logits.square().mean(dim=1, keepdim=True)  # (B, 1, N)
+        return logits * torch.rsqrt(variance + self.eps) * self.weight[:, None] + self.bias[:, None]
 
 
 class ClassBias(nn.Module):
@@ -133,8 +136,35 @@ class OffsetLearning(nn.Module):
     def _classify(self, features):
         height, width = features.shape[2:]
         features = features.flatten(2)  # (B, C, H*W)
-        logits = _aligned_product(features, *_offsets(self, self.cls_repr, features))
-        return self.mask_norm(logits).unflatten(2, (height, width))
+        if features.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            logits = torch.stack([self._classify_by_blocks(image) for image in features])  # (B, K, H*W)
+        else:
+            logits = self.mask_norm(_aligned_product(features, *_offsets(self, self.cls_repr, features)))
+        return logits.unflatten(2, (height, width))
+
+    def _classify_by_blocks(self, features):
+        """(C, N) → (K, N), block by block of pixels, with one map of K values a pixel, which the logits replace."""
+        classes = self.cls_repr[0].to(features.dtype)  # (K, C)
+        rows = classes @ self.feat_offset_proj.weight.T.to(features.dtype)
+        length = max(1, BLOCK_SIZE // max(classes.shape))
+        blocks = [slice(start, start + length) for start in range(0, features.shape[1], length)]
+        attention = features.new_empty(
+            len(classes), features.shape[1], dtype=torch.promote_types(features.dtype, torch.float32)
+        )
+        for block in blocks:
+            attention[:, block] = classes @ features[:, block]
+        largest = attention.amax(dim=1, keepdim=True)  # (K, 1)
+        total, mean = 0, 0  # of the softmax over pixels, and of the features that it weighs
+        for block in blocks:
+            share = (attention[:, block] - largest).exp_()
+            total = total + share.sum(dim=1, keepdim=True)
+            mean = mean + share.to(features.dtype) @ features[:, block].T
+        shifted = classes + (mean / total).to(features.dtype) @ self.cls_offset_proj.weight.T.to(features.dtype)
+        for block in blocks:
+            over_classes = attention[:, block].softmax(dim=0).to(features.dtype)
+            product = _aligned_product(features[None, :, block], shifted[None], rows[None], over_classes[None])
+            attention[:, block] = self.mask_norm(product)[0]
+        return attention
 
 
 class MaskOffsetLearning(nn.Module):
