@@ -113,8 +113,7 @@ def added_memory(name, case, settings):
         settings ([`Settings`]): how.
 
     Returns:
-        `int`: bytes: of the process on Linux, elsewhere from the largest before to the largest after; of torch's
-        tensors on a GPU.
+        `int`: bytes, see [`peak_above`].
     """
     torch.set_num_threads(settings.num_threads)
     device, dtype = settings.device, settings.torch_dtype
@@ -127,25 +126,40 @@ def added_memory(name, case, settings):
         run = training_step(model.train(), device, dtype)
         small, large = (scene_batch(case.batch_size, size, case.num_labels) for size in (SMALL, case.size))
     run(*small)
+    return peak_above(partial(run, *large), settings.waits)
+
+
+def peak_above(function, waits=False):
+    """The peak of memory in use while a function runs, less what was in use before.
+
+    Args:
+        function (`callable`): the function, without arguments.
+        waits (`bool`, *optional*, defaults to `False`): whether it works on a GPU, whose memory is then meant.
+
+    Returns:
+        `int`: bytes: of the process on Linux, elsewhere from the largest before to the largest after; of torch's
+        tensors on a GPU.
+    """
     gc.collect()
-    if settings.waits:
+    if waits:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run(*large)
+        function()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)  # freed memory that is kept would hide a rise
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM falls to what is in use, see proc(5)
         before = _process_memory("VmRSS")
-        run(*large)
+        function()
         return _process_memory("VmHWM") - before
     import resource  # not on Windows
 
+    unit = 1 if sys.platform == "darwin" else 1024
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run(*large)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    function()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
 
 
 def _process_memory(name):
@@ -159,7 +173,7 @@ def _added_memory_in_new_process(name, case, settings):
     code += "name, case, settings = json.loads(sys.argv[1]); "
     code += "print(added_memory(name, Case(**case), Settings(**settings)))"
     argument = json.dumps([name, asdict(case), asdict(settings)])
-    process = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, errors="replace")
+    process = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, encoding="utf-8")
     if process.returncode < 0:
         raise MemoryError(
             f"`sizes` must fit into memory, but the process of {name} at {case.height}x{case.width} was ended by "
