@@ -130,6 +130,20 @@ def test_logits_equal_those_of_the_literal_head_when_made_by_strips(
     torch.testing.assert_close(outputs.logits, model(pixel_values).logits, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("num_images", [1, 2, 3])
+def test_outputs_are_those_of_the_whole_batch_when_it_is_segmented_in_parts(model, num_images, monkeypatch):
+    model.set_attn_implementation("eager")
+    pixel_values = torch.randn(3, 3, 64, 96)
+    expected = model(pixel_values, output_hidden_states=True, output_attentions=True)
+    monkeypatch.setattr("offseg_hf.models.modeling_offseg.PART_SIZE", num_images * 64 * 96)
+    with torch.inference_mode():
+        outputs = model(pixel_values, output_hidden_states=True, output_attentions=True)
+        torch.testing.assert_close(model(pixel_values, return_dict=False)[0], expected.logits)
+    assert outputs.keys() == expected.keys()
+    for tensors, expected_tensors in zip(outputs.values(), expected.values()):
+        torch.testing.assert_close(tensors, expected_tensors)
+
+
 def test_a_replaced_convolution_counts_when_logits_are_made_by_strips(model, pixel_values):
     before = model(pixel_values).logits
     conv = model.decode_head.convs[0].conv

@@ -1,8 +1,12 @@
 """SegFormer (MiT encoder, B0–B5) with offset learning."""
 
+import functools
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 from transformers import SegformerModel, SegformerPreTrainedModel
 from transformers.backbone_utils import filter_output_hidden_states
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -18,7 +22,9 @@ from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
 from .segmentation_loss import offset_learning_loss
 from .upsampling import upsample
 
-STRIP_SIZE = 2**19  # values of a strip of the largest maps: it should stay in a CPU's cache
+# What should stay in a CPU's cache:
+PART_SIZE = 2**18  # pixels of the images that are segmented at once,
+STRIP_SIZE = 2**19  # values of a strip of the largest maps.
 
 
 class OffSegConvModule(nn.Module):
@@ -72,20 +78,21 @@ class OffSegDecodeHead(nn.Module):
         self.offset_learning = OffsetLearning(config.num_labels, channels, config.logit_normalization)
 
     def forward(self, encoder_hidden_states):
-        if self._can_go_by_strips(encoder_hidden_states):
+        if self.is_for_inference_on(encoder_hidden_states[0]):
             features = self._features_by_strips(encoder_hidden_states)
         else:
             hidden_states = [conv(hidden_state) for conv, hidden_state in zip(self.convs, encoder_hidden_states)]
             features = F.max_pool2d(self.fusion_conv(hidden_states), kernel_size=2)
         return self.offset_learning(features), features
 
-    def _can_go_by_strips(self, encoder_hidden_states):
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not encoder_hidden_states[0].is_cpu:
+    def is_for_inference_on(self, tensor):
+        """Whether the tensor is on a CPU and nothing is trained or compiled, so that memory traffic can be saved."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not tensor.is_cpu:
             return False
         return all(module.is_linear() for module in (*self.convs, self.fusion_conv))
 
     def _features_by_strips(self, encoder_hidden_states):
-        """The same on a CPU without gradients: the largest maps, at stride 4, a few rows at a time."""
+        """The features before offset learning, the largest maps, at stride 4, a few rows at a time."""
         weights, bias = self.fusion_conv.as_linear()
         weights = weights.chunk(len(self.convs), dim=1)
         layers = [conv.as_linear() for conv in self.convs]
@@ -119,6 +126,24 @@ class OffSegDecodeHead(nn.Module):
             # The bias and ReLU come after the maximum, of which they change nothing but its value.
             features.append(F.max_pool2d(strip.permute(0, 3, 1, 2), kernel_size=2))
         return F.relu_(torch.cat(features, dim=2).add_(bias[:, None, None]))
+
+
+def in_parts_of_the_batch(forward):
+    """Lets a forward method take a few images at a time where, on a CPU, they then stay in the cache."""
+
+    @functools.wraps(forward)
+    def wrapper(self, pixel_values, labels=None, **kwargs):
+        num_images = max(1, PART_SIZE // math.prod(pixel_values.shape[2:]))
+        if (
+            labels is not None
+            or len(pixel_values) <= num_images
+            or not self.decode_head.is_for_inference_on(pixel_values)
+        ):
+            return forward(self, pixel_values, labels, **kwargs)
+        parts = [forward(self, part, **kwargs) for part in pixel_values.split(num_images)]
+        return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+
+    return wrapper
 
 
 class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
@@ -164,6 +189,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @in_parts_of_the_batch
     @can_return_tuple
     @filter_output_hidden_states
     def forward(
