@@ -18,7 +18,8 @@ from offseg_hf.data import PrepareExample
 from offseg_hf.data.presets import published_palette
 from offseg_hf.inference import label_maps_in_bands, predicted_labels
 from offseg_hf.metrics import SemanticSegmentationMetric
-from offseg_hf.models.image_processing_offseg import open_image, read_image, upsampled_label_map
+from offseg_hf.models.image_processing_offseg import open_image, read_image
+from offseg_hf.models.label_map import upsampled_label_map
 from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
 from offseg_hf.visualization import (
     IGNORE_INDEX,

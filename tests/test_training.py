@@ -22,7 +22,7 @@ from offseg_hf import (
 from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
 from offseg_hf.data.scenes import SCENE_LABELS, write_scenes
 from offseg_hf.metrics import SemanticSegmentationMetric
-from offseg_hf.models.image_processing_offseg import upsampled_label_map
+from offseg_hf.models.label_map import upsampled_label_map
 from offseg_hf.training import (
     check_output_dir,
     create_model,

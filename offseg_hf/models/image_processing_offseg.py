@@ -1,7 +1,7 @@
 """OffSegImageProcessor: photos and masks in, `pixel_values` and `labels` out; logits in, label maps out.
 
-Reading (`open_image`, `read_image`, `read_mask`) and the memory-saving arg-max (`upsampled_label_map`) are functions
-that training and evaluation use too. Pillow and numpy do all work on pictures: torchvision would change no number.
+Reading (`open_image`, `read_image`, `read_mask`) is done by functions that training and evaluation use too. Pillow and
+numpy do all work on pictures: torchvision would change no number.
 """
 
 import io
@@ -16,6 +16,8 @@ from transformers.image_processing_outputs import SemanticSegmentationPostProces
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, load_image
 from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .label_map import checked_size, label_map_and_confidence, upsampled_label_map
 
 IGNORE_INDEX = 255
 EXIF_ORIENTATION = 0x0112
@@ -420,7 +422,7 @@ class OffSegImageProcessor(PilBackend):
                 well, which takes no more memory than the label maps.
 
         Returns:
-            `list[torch.LongTensor]` of shape (height, width): exactly the arg-max of the upsampled logits, see
+            `list[torch.LongTensor]` of shape (height, width): the arg-max of the upsampled logits, see
             `upsampled_label_map`. If more is asked for, a `list[SemanticSegmentationPostProcessorOutput]` with that as
             `segmentation`, and as `segmentation_scores` the upsampled logits (K, height, width), as `confidence` the
             float32 probability (height, width) of the predicted class: softmax, for K = 1 sigmoid, of these logits.
@@ -437,13 +439,14 @@ class OffSegImageProcessor(PilBackend):
                 f"{len(logits)}; give one for each."
             )
         target_sizes = target_sizes.tolist() if isinstance(target_sizes, torch.Tensor) else target_sizes
-        sizes = [_checked_size(size, f"target_sizes[{index}]") for index, size in enumerate(target_sizes)]
+        sizes = [checked_size(size, f"target_sizes[{index}]") for index, size in enumerate(target_sizes)]
         results = []
         for image_logits, size in zip(logits, sizes):
-            label_map, confidence = _segment(image_logits, size, return_confidence)
-            result = SemanticSegmentationPostProcessorOutput({"segmentation": label_map, "segmentation_scores": None})
+            result = SemanticSegmentationPostProcessorOutput({"segmentation": None, "segmentation_scores": None})
             if return_confidence:
-                result["confidence"] = confidence
+                result["segmentation"], result["confidence"] = label_map_and_confidence(image_logits, size)
+            else:
+                result["segmentation"] = upsampled_label_map(image_logits[None], size)[0]
             if return_segmentation_scores:
                 upsampled = F.interpolate(image_logits[None].float(), size, mode="bilinear", align_corners=False)
                 result["segmentation_scores"] = upsampled[0]
@@ -451,64 +454,3 @@ class OffSegImageProcessor(PilBackend):
         if return_segmentation_scores or return_confidence:
             return results
         return [result.segmentation for result in results]
-
-
-def upsampled_label_map(logits, size):
-    """The class id of every pixel: "upsample all logits, then arg-max", without holding all upsampled logits.
-
-    Bit for bit `F.interpolate(logits.float(), size, mode="bilinear", align_corners=False).argmax(1)`, the first of
-    equal classes included, in the memory of a few (H, W) planes. float64 logits stay float64.
-
-    Args:
-        logits (`torch.Tensor` of shape (B, K, h, w)): Scores of K classes; with K = 1, of class 1 against class 0.
-        size (`tuple[int, int]`): (height, width) of the result in pixels.
-
-    Returns:
-        `torch.LongTensor` of shape (B, height, width): ids in [0, K); with K = 1, 1 where the logit is above 0.
-
-    Raises:
-        ValueError: `size` is no (height, width).
-    """
-    size = _checked_size(size, "size")
-    return torch.stack([_segment(image_logits, size, with_confidence=False)[0] for image_logits in logits])
-
-
-def _checked_size(size, name):
-    """`size` as a pair of numbers."""
-    pair = tuple(int(side) for side in np.ravel(size))
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"`{name}` must be (height, width) in pixels, both at least 1, but is {pair}; correct it.")
-    return pair
-
-
-@torch.no_grad()
-def _segment(logits, size, with_confidence):
-    """The label map and, on request, its classes' probabilities, both of shape `size`, from logits (K, h, w)."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    best = logits.new_full(size, -torch.inf)
-    label_map = torch.zeros(size, dtype=torch.long, device=logits.device)
-    total = 0.0  # of exp(logit - best) over the classes seen
-    for start, planes in _upsampled_classes(logits[None], size):
-        values, winner = (planes[0], 0) if len(planes) == 1 else planes.max(dim=0)
-        label_map = torch.where(values > best, winner + start, label_map)  # not >=: the first of equals stays
-        previous, best = best, torch.maximum(best, values)
-        if with_confidence:
-            total = total * (previous - best).exp() + (planes - best).exp().sum(0)
-    if len(logits) == 1:
-        label_map, total = (best > 0).long(), 1 + (-best.abs()).exp()
-    return label_map, (1 / total).float() if with_confidence else None
-
-
-def _upsampled_classes(logits, size):
-    """Pairs (first class, upsampled logits (k, H, W) of the next k classes) from logits (1, K, h, w)."""
-    num_classes = logits.shape[1]
-    # The last bit depends on which of torch's CPU kernels runs. Those for small results and for channels-last logits
-    # take channels by eights and the rest singly, so steps of 8, the rest joined to the last step, round as all
-    # classes at once do; one other kernel is for exactly three channels; the last rounds each channel alike.
-    is_channels_last = logits.is_contiguous(memory_format=torch.channels_last) and not logits.is_contiguous()
-    step = 8 if logits.is_cuda or is_channels_last or sum(size) <= 128 or num_classes == 3 else 1
-    starts = [*range(0, max(num_classes - step, 0) + 1, step)]
-    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
-    for start, stop in zip(starts, [*starts[1:], num_classes]):
-        some = logits[:, start:stop].contiguous(memory_format=memory_format)
-        yield start, F.interpolate(some, size, mode="bilinear", align_corners=False)[0]

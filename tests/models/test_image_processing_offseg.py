@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoImageProcessor, SegformerConfig, SegformerForSemanticSegmentation, pipeline
 
 from offseg_hf.models.image_processing_offseg import (
@@ -21,7 +20,6 @@ from offseg_hf.models.image_processing_offseg import (
     read_image,
     read_mask,
     reduce_labels,
-    upsampled_label_map,
 )
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's
@@ -682,12 +680,12 @@ __getattr__ = fake
 """
 
 
-# Reads the module alone, as it lies in a repository of the Hub.
+# Reads the module without the package, as it lies in a repository of the Hub.
 SCRIPT = """
 import sys
 import numpy as np
 from transformers.utils import is_torchvision_available
-from image_processing_offseg import OffSegImageProcessor
+from models.image_processing_offseg import OffSegImageProcessor
 
 assert is_torchvision_available()
 pixels, ids = (np.load(path) for path in sys.argv[1:3])
@@ -705,7 +703,7 @@ def test_the_result_is_the_same_when_torchvision_is_installed(tmp_path):
     files = [str(tmp_path / name) for name in ("pixels.npy", "ids.npy", "batch.npz")]
     np.save(files[0], pixels)
     np.save(files[1], ids)
-    folders = tmp_path, Path(__file__).parents[2] / "offseg_hf" / "models"
+    folders = tmp_path, Path(__file__).parents[2] / "offseg_hf"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
     result = subprocess.run([sys.executable, "-c", SCRIPT, *files], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
@@ -726,41 +724,10 @@ def reference_logits(logits, size):
 def random_logits(kind, batch_size, num_labels, height=12, width=15):
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, num_labels, height, width)
-    if kind == "ties":
-        return torch.randint(0, 3, shape, generator=generator) * 1.37
     logits = torch.randn(shape, generator=generator)
     if kind == "channels last":
         return logits.to(memory_format=torch.channels_last)
     return logits.to({"float16": torch.float16, "bfloat16": torch.bfloat16}.get(kind, torch.float32))
-
-
-@pytest.mark.parametrize("kind", ["float32", "ties", "channels last", "float16", "bfloat16"])
-@pytest.mark.parametrize("num_labels", [2, 3, 7, 8, 11, 16, 19, 33, 150])
-@pytest.mark.parametrize("size", [(24, 30), (64, 65), (97, 131), (12, 15), (7, 140)])
-def test_label_map_is_exactly_that_of_all_logits_upsampled(num_labels, size, kind):
-    logits = random_logits(kind, 2, num_labels)
-    label_map = upsampled_label_map(logits, size)
-    assert label_map.dtype == torch.int64
-    assert torch.equal(label_map, reference_logits(logits, size).argmax(1))
-
-
-def test_label_map_takes_the_first_class_when_all_are_equal():
-    assert (upsampled_label_map(torch.zeros(1, 9, 4, 4), (80, 80)) == 0).all()
-    assert (upsampled_label_map(torch.full((1, 9, 4, 4), -torch.inf), (80, 80)) == 0).all()
-
-
-def test_label_map_is_one_where_the_logit_is_positive_when_there_is_one_class():
-    logits = random_logits("float32", 2, 1)
-    expected = (reference_logits(logits, (97, 131))[:, 0] > 0).long()
-    assert torch.equal(upsampled_label_map(logits, (97, 131)), expected)
-    assert 0 < expected.float().mean() < 1
-
-
-def test_label_map_names_the_size_when_it_is_none():
-    with pytest.raises(
-        ValueError, match=r"`size` must be \(height, width\) in pixels, .* but is \(8, 0\); correct it"
-    ):
-        upsampled_label_map(torch.zeros(1, 2, 4, 4), (8, 0))
 
 
 @pytest.mark.parametrize("sizes", [[(24, 30), (97, 131)], torch.tensor([[24, 30], [97, 131]])], ids=["list", "tensor"])
@@ -783,7 +750,7 @@ def test_post_processing_keeps_the_logits_size_when_none_is_given():
 @pytest.mark.parametrize("num_labels", [1, 2, 3, 11, 19])
 @pytest.mark.parametrize("size", [(24, 30), (97, 131)])
 def test_scores_are_the_probabilities_of_the_predicted_classes(num_labels, size, kind):
-    logits = random_logits(kind, 2, num_labels) * 30  # exp overflows in float32 without care
+    logits = random_logits(kind, 2, num_labels) * 30  # exp overflows in float32 without care, and 1e2 * 2**-24 = 6e-6
     outputs = OffSegImageProcessor().post_process_semantic_segmentation(
         SimpleNamespace(logits=logits), [size] * 2, return_confidence=True
     )
@@ -794,7 +761,7 @@ def test_scores_are_the_probabilities_of_the_predicted_classes(num_labels, size,
     for index, output in enumerate(outputs):
         assert torch.equal(output.segmentation, label_map[index])
         assert output.confidence.dtype == torch.float32
-        torch.testing.assert_close(output.confidence.double(), probabilities[index], atol=1e-6, rtol=0)
+        torch.testing.assert_close(output.confidence.double(), probabilities[index], atol=1e-5, rtol=0)
 
 
 def test_post_processing_keeps_no_graph_when_the_logits_have_one():
@@ -818,27 +785,6 @@ def test_post_processing_names_the_index_when_a_target_size_is_none(size):
         ValueError, match=r"`target_sizes\[1\]` must be \(height, width\) in pixels, both at least 1, but"
     ):
         OffSegImageProcessor().post_process_semantic_segmentation(outputs, [(8, 8), size])
-
-
-class LargestTensor(TorchDispatchMode):
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        results = result if isinstance(result, (tuple, list)) else [result]
-        self.numel = max([self.numel, *(tensor.numel() for tensor in results if isinstance(tensor, torch.Tensor))])
-        return result
-
-
-@pytest.mark.parametrize(
-    ("kind", "num_labels", "size", "planes"),
-    [("float32", 150, (96, 128), 1), ("float32", 11, (96, 128), 1), ("channels last", 150, (96, 128), 15)],
-)
-def test_post_processing_never_holds_all_upsampled_logits(kind, num_labels, size, planes):
-    outputs = SimpleNamespace(logits=random_logits(kind, 3, num_labels, height=3, width=4))
-    with LargestTensor() as largest:
-        OffSegImageProcessor().post_process_semantic_segmentation(outputs, [size] * 3, return_confidence=True)
-    assert size[0] * size[1] <= largest.numel <= planes * size[0] * size[1]
 
 
 def test_scores_are_all_upsampled_logits_when_asked_for():

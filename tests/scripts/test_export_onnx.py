@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
-from offseg_hf.models.image_processing_offseg import upsampled_label_map
+from offseg_hf.models.label_map import upsampled_label_map
 
 pytest.importorskip("onnx", reason="needs the extra `onnx`")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
 from offseg_hf.inference import load_model, predict_label_map
-from offseg_hf.models.image_processing_offseg import upsampled_label_map
+from offseg_hf.models.label_map import upsampled_label_map
 
 pytestmark = pytest.mark.browser
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
