@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from offseg_hf.benchmark_cases import MEMORY, Case, Settings
+from offseg_hf.benchmark_cases import Case, Settings
 from offseg_hf.benchmark_models import (
     IMAGE_PROCESSORS,
     MODELS,
@@ -32,6 +32,7 @@ from offseg_hf.benchmark_models import (
     training_step,
 )
 from offseg_hf.complexity import count_model_multiply_adds, count_parameters, empty_model
+from offseg_hf.inference import predict_label_map
 from offseg_hf.literal import literal_form, literal_offset_learning
 from offseg_hf.models.offset_learning import OffsetLearning
 from offseg_hf.variants import VARIANTS, variant_config
@@ -39,6 +40,14 @@ from offseg_hf.variants import VARIANTS, variant_config
 PHOTO_SIZE = (768, 1024)  # height and width of the photo, and of the label map that is asked for
 SMALL = (64, 64)  # of what warms up a process whose memory is measured
 OFFSET_LEARNING_CHANNELS = 256
+WINDOW_SIZE, STRIDE = 512, 480  # of sliding windows, as the paper's on ADE20K
+# Whose memory is measured, in which cases.
+MEMORY = {
+    "photo_memory": MODELS,
+    "training_memory": MODELS,
+    "whole_memory": ("offseg", "segformer"),
+    "window_memory": ("offseg",),
+}
 
 
 def measure_case(case: Case, settings: Settings) -> dict:
@@ -64,7 +73,7 @@ def measure_case(case: Case, settings: Settings) -> dict:
         return {**asdict(case), "models": _counts(case, settings)}
     notes = {}
     if case.measure in MEMORY:
-        values = {name: [_added_memory_in_new_process(name, case, settings)] for name in MODELS}
+        values = {name: [_added_memory_in_new_process(name, case, settings)] for name in MEMORY[case.measure]}
     else:
         functions = FUNCTIONS[case.measure](case, settings, notes)
         values = alternating_seconds(functions, settings.num_repeats, settings.waits)
@@ -109,7 +118,8 @@ def added_memory(name, case, settings):
 
     Args:
         name (`str`): one of `MODELS`.
-        case ([`Case`]): of `"photo_memory"` or `"training_memory"`.
+        case ([`Case`]): `"photo_memory"` of a photo that is resized to the case's size and `"whole_memory"` of one of
+            that size, `"window_memory"` of the same by sliding windows, or `"training_memory"`.
         settings ([`Settings`]): how.
 
     Returns:
@@ -118,13 +128,17 @@ def added_memory(name, case, settings):
     torch.set_num_threads(settings.num_threads)
     device, dtype = settings.device, settings.torch_dtype
     model = _model(name, case, settings)
-    if case.measure == "photo_memory":
-        run = photo_path(name, model.to(dtype), device, dtype)
-        small = photo_file(SMALL), SMALL, SMALL
-        large = photo_file(PHOTO_SIZE), case.size, PHOTO_SIZE
-    else:
+    if case.measure == "training_memory":
         run = training_step(model.train(), device, dtype)
         small, large = (scene_batch(case.batch_size, size, case.num_labels) for size in (SMALL, case.size))
+    elif case.measure == "window_memory":
+        image_processor = IMAGE_PROCESSORS[name](do_resize=False)
+        run = partial(predict_label_map, model.to(dtype), image_processor, window_size=WINDOW_SIZE, stride=STRIDE)
+        small, large = ((photo_file(size),) for size in (SMALL, case.size))
+    else:
+        photo_size = PHOTO_SIZE if case.measure == "photo_memory" else case.size
+        run = photo_path(name, model.to(dtype), device, dtype)
+        small, large = (photo_file(SMALL), SMALL, SMALL), (photo_file(photo_size), case.size, photo_size)
     run(*small)
     return peak_above(partial(run, *large), settings.waits)
 

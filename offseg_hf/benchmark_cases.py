@@ -7,9 +7,10 @@ import torch
 from offseg_hf.benchmark_models import checkpoint_config
 from offseg_hf.variants import VARIANTS
 
-MEASURES = ("forward", "photo", "post_processing", "training", "offset_learning", "memory", "counts")
+MEASURES = ("forward", "photo", "post_processing", "training", "offset_learning", "memory", "limits", "counts")
 VARIANT_NAMES = tuple(name for name, variant in VARIANTS.items() if variant.model_type == "offseg")
-MEMORY = ("photo_memory", "training_memory")
+# Cases of the measures that are named otherwise than these.
+PARTS = {"memory": ("photo_memory", "training_memory"), "limits": ("whole_memory", "window_memory")}
 DTYPES = ("float32", "bfloat16")
 OFFSET_LEARNING_SIZES = ((64, 64), (128, 256))
 OFFSET_LEARNING_CLASSES = (2, 19, 150, 1000)
@@ -20,7 +21,7 @@ class Case:
     """One measurement of every model.
 
     Args:
-        measure (`str`): one of `MEASURES`, but `"photo_memory"` or `"training_memory"` for memory.
+        measure (`str`): one of `MEASURES`, but those of `PARTS` for memory and its limits.
         variant (`str`): the size, such as `"offseg-b0"`; `"checkpoint"` for a trained model, `"layer"` for offset
             learning alone.
         num_labels (`int`): number of classes.
@@ -131,7 +132,7 @@ def list_cases(measures, variants, sizes, num_labels, batch_sizes=(1,), training
             for k in OFFSET_LEARNING_CLASSES:
                 cases += [Case(measure, "layer", k, *size) for size in OFFSET_LEARNING_SIZES]
             continue
-        for part in MEMORY if measure == "memory" else (measure,):
+        for part in PARTS.get(measure, (measure,)):
             cases += [
                 Case(part, variant, k, *size, batch_size)
                 for variant in variants

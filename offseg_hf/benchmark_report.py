@@ -23,7 +23,13 @@ TITLES = {
     "offset_learning": ("Offset learning alone, of features with 256 channels, ms", 1000),
     "photo_memory": ("Memory added by a photo's way to its label map, MiB", 1 / MEBIBYTE),
     "training_memory": ("Memory added by a step of training, MiB", 1 / MEBIBYTE),
+    "whole_memory": (
+        "Memory added by a JPEG photo's way to its label map, the model at the photo's size, MiB",
+        1 / MEBIBYTE,
+    ),
+    "window_memory": ("The same by sliding windows of 512×512 pixels, MiB", 1 / MEBIBYTE),
 }
+LIMIT = 8 * 2**30  # bytes
 NOISE = (
     "Weights are random, so label maps mean nothing and come close to noise, which is the worst case for OffSeg's "
     "post-processing: it takes longer where there are more borders. Pass `--checkpoint` for a trained model's."
@@ -127,10 +133,25 @@ def markdown_tables(record):
             text += [f"### {title}", _table(_rows(cases, factor))]
             if measure in ("photo", "post_processing") and settings["checkpoint"] is None:
                 text.append(NOISE)
+            if measure in ("whole_memory", "window_memory") and len(cases) > 1:
+                text.append(_limits(cases))
     counted = [case for case in record["cases"] if case["measure"] == "counts"]
     if counted:
         text += ["### Parameters and multiply-adds", _table(_count_rows(counted))]
     return "\n\n".join(text)
+
+
+def _limits(cases):
+    """The largest photo in 8 GiB, by the growth from the second largest to the largest that was measured."""
+    smaller, larger = sorted(cases, key=lambda case: case["height"] * case["width"])[-2:]
+    pixels = [case["height"] * case["width"] for case in (smaller, larger)]
+    sentences = []
+    for name in larger["models"]:
+        memory = [case["models"][name]["median"] for case in (smaller, larger)]
+        slope = (memory[1] - memory[0]) / (pixels[1] - pixels[0])  # bytes for a pixel
+        largest = pixels[1] + (LIMIT - memory[1]) / slope
+        sentences.append(f"{MODEL_NAMES[name]}: {slope:.0f} bytes a pixel, {largest / 1e6:,.0f} megapixels in 8 GiB.")
+    return "By the growth between the two largest sizes: " + " ".join(sentences)
 
 
 def _rows(cases, factor):

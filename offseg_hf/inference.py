@@ -17,7 +17,7 @@ from offseg_hf.models.image_processing_offseg import read_image
 from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_BAND_VALUES = 2**22  # logits of one band of rows: 16 MB in float32
+MAX_BAND_VALUES = 2**20  # logits of one band of rows: 4 MB in float32, of which there are several forms
 
 
 def auto_model_class(config):

@@ -79,6 +79,17 @@ def test_memory_is_measured_in_a_process_of_its_own(checkpoint):
     assert 2 * 4 * 256 * 256 * 4 < added < 500e6  # upsampled logits at least
 
 
+@pytest.mark.parametrize(
+    ("measure", "names"), [("whole_memory", ["offseg", "segformer"]), ("window_memory", ["offseg"])]
+)
+def test_memory_of_photos_of_any_size_is_measured(measure, names, checkpoint):
+    case = Case(measure, "checkpoint", 4, 512, 768)
+    result = measure_case(case, Settings(num_threads=torch.get_num_threads(), checkpoint=checkpoint))
+    assert list(result["models"]) == names
+    for summary in result["models"].values():
+        assert 512 * 768 * 3 * 4 < summary["median"] < 500e6  # the normalised photo at least
+
+
 def test_memory_tells_when_its_process_fails_or_is_ended(tmp_path, monkeypatch):
     case = Case("photo_memory", "offseg-b9", 4, 64, 64)
     with pytest.raises(
@@ -194,6 +205,21 @@ def test_tables_have_a_row_for_each_case():
     assert "| OffSeg | 1,234,567  | 8.76 " in text
     assert text.count("Weights are random") == 1
     assert "Weights are random" not in markdown_tables(record_of(*cases, checkpoint="mine"))
+
+
+def test_tables_tell_the_largest_photo_that_fits():
+    sizes = ((1000, 1000, 500e6), (2000, 1000, 800e6))  # 300 bytes a pixel and 200e6 besides
+    cases = [
+        {
+            **measured("whole_memory", height=height, width=width),
+            "models": {"offseg": {"median": memory, "values": [1]}},
+        }
+        for height, width, memory in sizes
+    ]
+    largest = round((8 * 2**30 - 200e6) / 300 / 1e6)
+    cases = [{**case, "ratios": {}} for case in cases]
+    assert f"OffSeg: 300 bytes a pixel, {largest} megapixels in 8 GiB." in markdown_tables(record_of(*cases))
+    assert "megapixels in" not in markdown_tables(record_of(cases[0]))
 
 
 def test_sizes_are_drawn_where_there_are_several():
