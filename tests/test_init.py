@@ -36,7 +36,9 @@ MAY_IMPORT = {
     "literal": {"models"},
     "benchmark_models": {"models", "data", "literal"},
     "benchmark_cases": {"variants", "benchmark_models"},
-    "benchmark": {"models", "variants", "complexity", "literal", "benchmark_cases", "benchmark_models"},
+    "benchmark": {
+        *("models", "variants", "inference", "complexity", "literal", "benchmark_cases", "benchmark_models"),
+    },
     "benchmark_report": {"benchmark_models"},
     "benchmark_pictures": {"variants", "benchmark_models"},
     "model_card": {"models", "variants", "inference"},

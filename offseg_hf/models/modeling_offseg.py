@@ -133,15 +133,11 @@ def in_parts_of_the_batch(forward):
 
     @functools.wraps(forward)
     def wrapper(self, pixel_values, labels=None, **kwargs):
-        num_images = max(1, PART_SIZE // math.prod(pixel_values.shape[2:]))
-        if (
-            labels is not None
-            or len(pixel_values) <= num_images
-            or not self.decode_head.is_for_inference_on(pixel_values)
-        ):
+        if labels is not None or not self.decode_head.is_for_inference_on(pixel_values):
             return forward(self, pixel_values, labels, **kwargs)
+        num_images = max(1, PART_SIZE // max(1, math.prod(pixel_values.shape[2:])))
         parts = [forward(self, part, **kwargs) for part in pixel_values.split(num_images)]
-        return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        return parts[0] if len(parts) == 1 else tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
     return wrapper
 
