@@ -466,7 +466,7 @@ class SegmentationModelTests:
         model.save_pretrained(tmp_path / "repository")
         OffSegImageProcessor().save_pretrained(tmp_path / "repository")
         files = {file.name for file in (tmp_path / "repository").glob("*.py")}
-        assert files == self.files | {"image_processing_offseg.py"}
+        assert files == self.files | {"image_processing_offseg.py", "label_map.py"}
 
         environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
         subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE], cwd=tmp_path, env=environment, check=True)

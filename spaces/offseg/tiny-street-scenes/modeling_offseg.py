@@ -52,10 +52,11 @@ class OffSegConvModule(nn.Module):
 
 
 class OffSegFusion(OffSegConvModule):
-    """Maps of all stages → upsampled to the first's size, concatenated → 1×1 convolution → BatchNorm → ReLU.
+    """Maps of all stages → upsampled to the first's size, concatenated → 1×1 convolution → BatchNorm → pool → ReLU.
 
     A 1×1 convolution commutes with bilinear upsampling, so each stage's columns of the weight are applied at that
-    stage's own resolution and the results are upsampled and added: the concatenation is never made.
+    stage's own resolution and the results are upsampled and added: the concatenation is never made. ReLU commutes with
+    the 2×2 max-pooling, after which a quarter of the values is left.
     """
 
     def forward(self, hidden_states):
@@ -64,11 +65,11 @@ class OffSegFusion(OffSegConvModule):
         fused = F.conv2d(hidden_states[0], weights[0])
         for hidden_state, weight in zip(hidden_states[1:], weights[1:]):
             fused = fused + upsample(F.conv2d(hidden_state, weight), size)
-        return F.relu(self.bn(fused))
+        return F.relu(F.max_pool2d(self.bn(fused), kernel_size=2))
 
 
 class OffSegDecodeHead(nn.Module):
-    """Four stages → 1×1 each → fusion at stride 4 → 2×2 max-pooling → offset learning: logits and features."""
+    """Four stages → 1×1 each → fusion at stride 4, pooled to 8 → offset learning: logits and features."""
 
     def __init__(self, config: OffSegConfig):
         super().__init__()
@@ -81,8 +82,7 @@ class OffSegDecodeHead(nn.Module):
         if self.is_for_inference_on(encoder_hidden_states[0]):
             features = self._features_by_strips(encoder_hidden_states)
         else:
-            hidden_states = [conv(hidden_state) for conv, hidden_state in zip(self.convs, encoder_hidden_states)]
-            features = F.max_pool2d(self.fusion_conv(hidden_states), kernel_size=2)
+            features = self.fusion_conv([conv(stage) for conv, stage in zip(self.convs, encoder_hidden_states)])
         return self.offset_learning(features), features
 
     def is_for_inference_on(self, tensor):
