@@ -17,8 +17,8 @@ RELEASED = "256 channels for B0 and B1 and 768 beyond, as released; the paper's 
 # Title of the table of each measure, and what a second or a byte is in it.
 TITLES = {
     "forward": ("Forward pass, ms", 1000),
-    "photo": ("JPEG photo of 1024×768 pixels to its label map, ms", 1000),
-    "post_processing": ("Logits to a label map of 1024×768 pixels, ms", 1000),
+    "photo": ("JPEG photo of 768×1024 pixels to its label map, ms", 1000),
+    "post_processing": ("Logits to a label map of 768×1024 pixels, ms", 1000),
     "training": ("Step of training, ms", 1000),
     "offset_learning": ("Offset learning alone, of features with 256 channels, ms", 1000),
     "photo_memory": ("Memory added by a photo's way to its label map, MiB", 1 / MEBIBYTE),
@@ -133,8 +133,8 @@ def markdown_tables(record):
             text += [f"### {title}", _table(_rows(cases, factor))]
             if measure in ("photo", "post_processing") and settings["checkpoint"] is None:
                 text.append(NOISE)
-            if measure in ("whole_memory", "window_memory") and len(cases) > 1:
-                text.append(_limits(cases))
+            if measure in ("whole_memory", "window_memory"):
+                text += _limits(cases)
     counted = [case for case in record["cases"] if case["measure"] == "counts"]
     if counted:
         text += ["### Parameters and multiply-adds", _table(_count_rows(counted))]
@@ -143,15 +143,19 @@ def markdown_tables(record):
 
 def _limits(cases):
     """The largest photo in 8 GiB, by the growth from the second largest to the largest that was measured."""
-    smaller, larger = sorted(cases, key=lambda case: case["height"] * case["width"])[-2:]
-    pixels = [case["height"] * case["width"] for case in (smaller, larger)]
+    groups = {}  # (pixels, bytes) of every size, by what was measured
+    for case in cases:
+        for name, values in case["models"].items():
+            group = groups.setdefault(f"{MODEL_NAMES[name]} ({case['variant']}, {case['num_labels']} classes)", set())
+            group.add((case["height"] * case["width"], values["median"]))
     sentences = []
-    for name in larger["models"]:
-        memory = [case["models"][name]["median"] for case in (smaller, larger)]
-        slope = (memory[1] - memory[0]) / (pixels[1] - pixels[0])  # bytes for a pixel
-        largest = pixels[1] + (LIMIT - memory[1]) / slope
-        sentences.append(f"{MODEL_NAMES[name]}: {slope:.0f} bytes a pixel, {largest / 1e6:,.0f} megapixels in 8 GiB.")
-    return "By the growth between the two largest sizes: " + " ".join(sentences)
+    for name, sizes in groups.items():
+        (*_, smaller, larger) = [(0, 0), *sorted(sizes)]
+        slope = (larger[1] - smaller[1]) / (larger[0] - smaller[0])  # bytes for a pixel
+        if len(sizes) > 1 and slope > 0:
+            largest = larger[0] + (LIMIT - larger[1]) / slope
+            sentences.append(f"{name}: {slope:.0f} bytes a pixel, {largest / 1e6:,.0f} megapixels in 8 GiB.")
+    return ["By the growth between the two largest sizes: " + " ".join(sentences)] if sentences else []
 
 
 def _rows(cases, factor):

@@ -115,7 +115,8 @@ class LiteralOffSeg(nn.Module):
 
         Returns:
             [`transformers.modeling_outputs.SemanticSegmenterOutput`]: `logits` of shape
-            `(batch_size, config.num_labels, height // 8, width // 8)`, and `loss` if `labels` are given.
+            `(batch_size, config.num_labels, height // 8, width // 8)` (of the height
+            and width rounded up to a multiple of 4), and `loss` if `labels` are given.
         """
         hidden_states = self.segformer(pixel_values, output_hidden_states=True).hidden_states
         logits, features = self.decode_head(hidden_states)

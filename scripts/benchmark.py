@@ -33,7 +33,7 @@ def main(argv=None):
     )
     add = parser.add_argument
     add("--measure", nargs="+", default=["all"], help="forward, photo, post_processing, training, offset_learning, "
-        "memory, counts; all by default.")  # fmt: skip
+        "memory, limits, counts; all by default.")  # fmt: skip
     add("--variants", nargs="+", default=["offseg-b0"], help="offseg-b0 to offseg-b5.")
     add("--sizes", nargs="+", type=size, default=[(512, 512)], help="HxW, or a number, of what models see.")
     add("--num_labels", nargs="+", type=int, default=[150], help="Numbers of classes.")

@@ -23,8 +23,8 @@ class TrainTransform:
 
     Args:
         crop_size (`tuple[int, int]`): largest (height, width) of the result.
-        resize (`tuple[int, int]`): the photo is scaled, its ratio kept, until its long side reaches the larger or its
-            short side the smaller of these two numbers, whichever comes first.
+        resize (`tuple[int, int]`): the photo is scaled, its ratio kept (in a crop, to a pixel), until its long side
+            reaches the larger or its short side the smaller of these two numbers, whichever comes first.
         scale_range (`tuple[float, float]`): both numbers of `resize` are multiplied by one draw from this range.
         category_max_ratio (`float`): a crop of whose labelled pixels one class holds more than this share is drawn
             again, up to 10 times. 1 accepts every crop that has a label.
@@ -161,7 +161,7 @@ def _span(start, length, resized_side, side):
 
 
 def _resized(image, height, width):
-    """An RGB photo at (height, width), (height, width, 3) uint8: PIL's bilinear filter, in a fifth of its time."""
+    """An RGB photo at (height, width), (height, width, 3) uint8: PIL's bilinear filter, but faster."""
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W), channels last
     resized = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())

@@ -17,8 +17,8 @@ def upsampled_label_map(logits, size):
 
     The same as `F.interpolate(logits.float(), size, mode="bilinear", align_corners=False).argmax(1)`, the first of
     equal classes included, except for pixels whose two best upsampled logits differ by no more than their rounding
-    error, at most 1e-6 of the largest logit: there it is one of the two. It takes the memory of a few (H, W) planes.
-    float64 logits stay float64.
+    error, some 1e-6 of the largest logit (1e-5 on processors without fused multiply-add): there it is one of the two.
+    It takes the memory of a few (H, W) planes. float64 logits stay float64.
 
     Args:
         logits (`torch.Tensor` of shape (B, K, h, w)): Finite scores of K classes, or -inf for a class that is excluded
@@ -52,6 +52,7 @@ def checked_size(size, name):
 def _from_all_classes(logits, size, with_confidence=False):
     """The label map and, on request, its classes' probabilities, both of shape `size`, from logits (K, h, w)."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.clamp(min=torch.finfo(logits.dtype).min / 2)  # -inf times a share of 0 would be nan
     best = logits.new_full(size, -torch.inf)
     label_map = torch.zeros(size, dtype=torch.long, device=logits.device)
     total = 0.0  # of exp(logit - best) over the classes seen

@@ -39,8 +39,11 @@ class OffSegConvModule(nn.Module):
         return F.relu(self.bn(self.conv(hidden_states)))
 
     def is_linear(self):
-        """Whether convolution and BatchNorm are one linear layer: in evaluation, unless something replaced them."""
-        return type(self.conv) is nn.Conv2d and type(self.bn) is nn.BatchNorm2d and not self.bn.training
+        """Whether convolution and BatchNorm are one linear layer: in evaluation, unless replaced or hooked."""
+        if type(self.conv) is not nn.Conv2d or type(self.bn) is not nn.BatchNorm2d or self.bn.training:
+            return False
+        parts = (self, self.conv, self.bn)
+        return not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
 
     def as_linear(self):
         """The weight (out_channels, in_channels) and bias of that layer."""
@@ -87,7 +90,7 @@ class OffSegDecodeHead(nn.Module):
 
     def is_for_inference_on(self, tensor):
         """Whether the tensor is on a CPU and nothing is trained or compiled, so that memory traffic can be saved."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not tensor.is_cpu:
+        if torch.is_grad_enabled() or not tensor.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
         return all(module.is_linear() for module in (*self.convs, self.fusion_conv))
 
@@ -107,10 +110,11 @@ class OffSegDecodeHead(nn.Module):
             old_height = hidden_states.shape[2]
             hidden_states = upsample(hidden_states, (old_height, width)).permute(0, 2, 3, 1)
             maps.append(hidden_states.reshape(batch_size, old_height, width * channels))
-            identity = torch.eye(old_height, dtype=torch.promote_types(first.dtype, torch.float32))
+            at_least_float32 = torch.promote_types(first.dtype, torch.float32)
+            identity = torch.eye(old_height, dtype=at_least_float32, device=first.device)
             shares.append(F.interpolate(identity[None], size=height, mode="linear")[0].T)  # (H, h)
 
-        num_rows = max(1, STRIP_SIZE // (2 * batch_size * width * channels))  # of the result
+        num_rows = max(1, STRIP_SIZE // max(1, 2 * batch_size * width * channels))  # of the result
         features = []
         for top in range(0, height - 1, 2 * num_rows):
             ends = top, min(top + 2 * num_rows, height // 2 * 2) - 1
@@ -145,7 +149,8 @@ def in_parts_of_the_batch(forward):
 class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     """SegFormer with offset learning: image → class logits at an eighth of its resolution.
 
-    The encoder is the native [`transformers.SegformerModel`], with the LayerNorm eps of the configuration. Files are
+    The encoder is the native [`transformers.SegformerModel`], with the LayerNorm eps of the configuration and with
+    maps that stay channels-last ([`~channels_last_segformer.keep_channels_last`]). Files are
     written under the names that SegFormer checkpoints have on the Hub, and read under those or the current ones.
 
     Args:
@@ -191,7 +196,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> SemanticSegmenterOutput:
-        """Segments a batch of images.
+        """Segments a batch of images; on a CPU without gradients, a few of them at a time.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images of

@@ -136,21 +136,22 @@ class OffsetLearning(nn.Module):
     def _classify(self, features):
         height, width = features.shape[2:]
         features = features.flatten(2)  # (B, C, H*W)
-        if features.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            logits = torch.stack([self._classify_by_blocks(image) for image in features])  # (B, K, H*W)
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if features.is_cpu and not torch.is_grad_enabled() and not is_traced:
+            dtype = torch.promote_types(features.dtype, torch.float32)
+            logits = features.new_empty((len(features), self.cls_repr.shape[1], height * width), dtype=dtype)
+            for image, image_logits in zip(features, logits):
+                self._classify_by_blocks(image, image_logits)
         else:
             logits = self.mask_norm(_aligned_product(features, *_offsets(self, self.cls_repr, features)))
         return logits.unflatten(2, (height, width))
 
-    def _classify_by_blocks(self, features):
-        """(C, N) → (K, N), block by block of pixels, with one map of K values a pixel, which the logits replace."""
+    def _classify_by_blocks(self, features, attention):
+        """Features (C, N) → logits, block by block of pixels: in `attention` (K, N), which first holds itself."""
         classes = self.cls_repr[0].to(features.dtype)  # (K, C)
         rows = classes @ self.feat_offset_proj.weight.T.to(features.dtype)
         length = max(1, BLOCK_SIZE // max(classes.shape))
         blocks = [slice(start, start + length) for start in range(0, features.shape[1], length)]
-        attention = features.new_empty(
-            len(classes), features.shape[1], dtype=torch.promote_types(features.dtype, torch.float32)
-        )
         for block in blocks:
             attention[:, block] = classes @ features[:, block]
         largest = attention.amax(dim=1, keepdim=True)  # (K, 1)
@@ -158,13 +159,12 @@ class OffsetLearning(nn.Module):
         for block in blocks:
             share = (attention[:, block] - largest).exp_()
             total = total + share.sum(dim=1, keepdim=True)
-            mean = mean + share.to(features.dtype) @ features[:, block].T
+            mean = mean + (share.to(features.dtype) @ features[:, block].T).to(share.dtype)
         shifted = classes + (mean / total).to(features.dtype) @ self.cls_offset_proj.weight.T.to(features.dtype)
         for block in blocks:
             over_classes = attention[:, block].softmax(dim=0).to(features.dtype)
             product = _aligned_product(features[None, :, block], shifted[None], rows[None], over_classes[None])
             attention[:, block] = self.mask_norm(product)[0]
-        return attention
 
 
 class MaskOffsetLearning(nn.Module):

@@ -94,10 +94,17 @@ def test_label_map_takes_the_first_of_equal_classes(size):
 
 
 @pytest.mark.parametrize("size", [(97, 131), (24, 30)])
-def test_label_map_is_that_of_the_other_classes_when_one_is_excluded(size):
-    logits = random_logits("smooth", 19)
-    excluded = torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], dim=1)
-    assert torch.equal(upsampled_label_map(excluded, size), upsampled_label_map(logits, size))
+@pytest.mark.parametrize("num_classes", [5, 19])
+@pytest.mark.parametrize("place", [0, 2, -1])
+def test_label_map_is_that_of_the_other_classes_when_one_is_excluded(size, num_classes, place):
+    logits = random_logits("smooth", num_classes)
+    others = [index for index in range(num_classes) if index != place % num_classes]
+    logits[:, place] = -torch.inf
+    expected, expected_confidence = label_map_and_confidence(logits[0, others], size)
+    assert torch.equal(upsampled_label_map(logits, size)[0], torch.tensor(others)[expected])
+    label_map, confidence = label_map_and_confidence(logits[0], size)
+    assert torch.equal(label_map, torch.tensor(others)[expected])
+    torch.testing.assert_close(confidence, expected_confidence)
 
 
 def test_label_map_has_a_class_that_is_the_best_at_no_point_of_the_logits():

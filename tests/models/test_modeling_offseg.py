@@ -144,6 +144,33 @@ def test_outputs_are_those_of_the_whole_batch_when_it_is_segmented_in_parts(mode
         torch.testing.assert_close(tensors, expected_tensors)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_inference_by_strips_is_as_near_to_float32_as_the_plain_form_in_low_precision(dtype, autocast, monkeypatch):
+    monkeypatch.setattr("offseg_hf.models.modeling_offseg.STRIP_SIZE", 2**12)
+    monkeypatch.setattr("offseg_hf.models.offset_learning.BLOCK_SIZE", 2**10)
+    model = tiny_model(num_labels=19)
+    pixel_values = torch.randn(2, 3, 96, 128)
+    expected = model(pixel_values).logits
+    if not autocast:
+        model, pixel_values = model.to(dtype), pixel_values.to(dtype)
+    with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+        plain = model(pixel_values).logits
+        with torch.inference_mode():
+            logits = model(pixel_values).logits
+    assert logits.dtype == plain.dtype
+    error, plain_error = ((these.float() - expected).abs().mean() for these in (logits, plain))
+    assert 0 < error < 1.6 * plain_error
+
+
+def test_hooks_run_when_a_layer_of_the_head_has_one(model, pixel_values):
+    seen = []
+    model.decode_head.convs[1].bn.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.shape))
+    with torch.inference_mode():
+        model(pixel_values)
+    assert seen == [(2, 16, 8, 8)]
+
+
 def test_a_replaced_convolution_counts_when_logits_are_made_by_strips(model, pixel_values):
     before = model(pixel_values).logits
     conv = model.decode_head.convs[0].conv

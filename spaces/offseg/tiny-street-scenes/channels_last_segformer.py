@@ -63,7 +63,8 @@ class ChannelsLastStage(SegformerStage):
         hidden_states, height, width = self.patch_embeddings(hidden_states)
         for block in self.blocks:
             hidden_states = block(hidden_states, height, width, **kwargs)
-        return to_map(self.layer_norm(hidden_states), height, width)
+        hidden_states = self.layer_norm(hidden_states)
+        return to_map(hidden_states, height, width) if self.reshape else hidden_states
 
 
 CHANNELS_LAST = {
