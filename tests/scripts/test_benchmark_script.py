@@ -6,8 +6,15 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import tiny_offseg
+from transformers.utils.logging import enable_progress_bar
 
 main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "benchmark.py"))["main"]
+
+
+@pytest.fixture(autouse=True)
+def bars_come_back():
+    yield
+    enable_progress_bar()  # the script, alone in its process, hides transformers' own
 
 
 @pytest.fixture

@@ -121,7 +121,9 @@ def test_shipped_code_computes_what_the_package_computes_from_the_same_weights()
     tiny, own = segmenter.Segmenter(TINY), OffSegForSemanticSegmentation.from_pretrained(TINY).eval()
     pixel_values = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        torch.testing.assert_close(tiny.model(pixel_values).logits, own(pixel_values).logits)
+        expected = own(pixel_values).logits
+        # Matrix products round by where a tensor lies in memory, and LayerNorm makes more of it.
+        torch.testing.assert_close(tiny.model(pixel_values).logits, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("make_model", [*PER_PIXEL, segformer])
