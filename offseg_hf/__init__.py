@@ -1,70 +1,63 @@
 """OffSeg for Hugging Face: efficient semantic segmentation with offset learning.
 
-Importing the package registers its models with transformers' Auto classes and pipelines.
+Importing the package registers its models with transformers' Auto classes and pipelines. All else, such as what trains
+and evaluates, is loaded when it is first asked for.
 """
 
-from transformers import (
-    AutoBackbone,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageSegmentation,
-    AutoModelForSemanticSegmentation,
-    AutoModelForUniversalSegmentation,
-    Mask2FormerImageProcessorPil,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
-    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
-)
-from transformers.utils import is_torchvision_available
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from offseg_hf.models.backbone_efficientformer_v2 import EfficientFormerV2Backbone
-from offseg_hf.models.backbone_mscan import MscanBackbone
-from offseg_hf.models.configuration_offseg import OffSegConfig
-from offseg_hf.models.configuration_offseg_efficientformer import OffSegEfficientFormerConfig
-from offseg_hf.models.configuration_offseg_mask2former import OffSegMask2FormerConfig
-from offseg_hf.models.configuration_offseg_segnext import OffSegSegNextConfig
-from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
-from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
-from offseg_hf.models.modeling_offseg import OffSegForSemanticSegmentation
-from offseg_hf.models.modeling_offseg_efficientformer import OffSegEfficientFormerForSemanticSegmentation
-from offseg_hf.models.modeling_offseg_mask2former import OffSegMask2FormerForUniversalSegmentation
-from offseg_hf.models.modeling_offseg_segnext import OffSegSegNextForSemanticSegmentation
-from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
-from offseg_hf.models.offset_learning import MaskOffsetLearning, OffsetLearning
-from offseg_hf.variants import VARIANTS, variant_config
+if TYPE_CHECKING:
+    from offseg_hf.evaluation.protocol import evaluate_model
+    from offseg_hf.model_types import load_model
+    from offseg_hf.models.backbone_efficientformer_v2 import EfficientFormerV2Backbone
+    from offseg_hf.models.backbone_mscan import MscanBackbone
+    from offseg_hf.models.configuration_offseg import OffSegConfig
+    from offseg_hf.models.configuration_offseg_efficientformer import OffSegEfficientFormerConfig
+    from offseg_hf.models.configuration_offseg_mask2former import OffSegMask2FormerConfig
+    from offseg_hf.models.configuration_offseg_segnext import OffSegSegNextConfig
+    from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
+    from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+    from offseg_hf.models.modeling_offseg import OffSegForSemanticSegmentation
+    from offseg_hf.models.modeling_offseg_efficientformer import OffSegEfficientFormerForSemanticSegmentation
+    from offseg_hf.models.modeling_offseg_mask2former import OffSegMask2FormerForUniversalSegmentation
+    from offseg_hf.models.modeling_offseg_segnext import OffSegSegNextForSemanticSegmentation
+    from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
+    from offseg_hf.models.offset_learning import MaskOffsetLearning, OffsetLearning
+    from offseg_hf.prediction.label_maps import predict_label_map
+    from offseg_hf.training.arguments import SegmentationTrainingArguments
+    from offseg_hf.training.trainer import SegmentationTrainer
+    from offseg_hf.variants import VARIANTS, variant_config
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-for _model_class in (
-    OffSegForSemanticSegmentation,
-    OffSegEfficientFormerForSemanticSegmentation,
-    OffSegSegNextForSemanticSegmentation,
-    OffsetLearningForSemanticSegmentation,
-):
-    _config_class = _model_class.config_class
-    AutoConfig.register(_config_class.model_type, _config_class)
-    AutoModelForSemanticSegmentation.register(_config_class, _model_class)
-    AutoImageProcessor.register(_config_class, image_processor_classes={"pil": OffSegImageProcessor})
-    # The pipeline looks up class names here, and logs an error about any other class.
-    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[_config_class.model_type] = _model_class.__name__
-
-AutoConfig.register(OffSegMask2FormerConfig.model_type, OffSegMask2FormerConfig)
-for _auto_class in (AutoModelForUniversalSegmentation, AutoModelForImageSegmentation):  # the pipeline asks the latter
-    _auto_class.register(OffSegMask2FormerConfig, OffSegMask2FormerForUniversalSegmentation)
-_image_processors = {"pil": Mask2FormerImageProcessorPil}
-if is_torchvision_available():
-    from transformers import Mask2FormerImageProcessor
-
-    _image_processors["torchvision"] = Mask2FormerImageProcessor
-AutoImageProcessor.register(OffSegMask2FormerConfig, image_processor_classes=_image_processors)
-MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES[OffSegMask2FormerConfig.model_type] = (
-    OffSegMask2FormerForUniversalSegmentation.__name__
-)
-
-AutoBackbone.register(OffSegSegNextConfig, MscanBackbone)
-AutoBackbone.register(OffSegEfficientFormerConfig, EfficientFormerV2Backbone)
-
+# Public name → the module that has it.
+_MODULES = {
+    "VARIANTS": "variants",
+    "EfficientFormerV2Backbone": "models.backbone_efficientformer_v2",
+    "MaskOffsetLearning": "models.offset_learning",
+    "MscanBackbone": "models.backbone_mscan",
+    "OffSegConfig": "models.configuration_offseg",
+    "OffSegEfficientFormerConfig": "models.configuration_offseg_efficientformer",
+    "OffSegEfficientFormerForSemanticSegmentation": "models.modeling_offseg_efficientformer",
+    "OffSegForSemanticSegmentation": "models.modeling_offseg",
+    "OffSegImageProcessor": "models.image_processing_offseg",
+    "OffSegMask2FormerConfig": "models.configuration_offseg_mask2former",
+    "OffSegMask2FormerForUniversalSegmentation": "models.modeling_offseg_mask2former",
+    "OffSegSegNextConfig": "models.configuration_offseg_segnext",
+    "OffSegSegNextForSemanticSegmentation": "models.modeling_offseg_segnext",
+    "OffsetLearning": "models.offset_learning",
+    "OffsetLearningConfig": "models.configuration_offset_learning_wrapper",
+    "OffsetLearningForSemanticSegmentation": "models.modeling_offset_learning_wrapper",
+    "SegmentationTrainer": "training.trainer",
+    "SegmentationTrainingArguments": "training.arguments",
+    "evaluate_model": "evaluation.protocol",
+    "load_model": "model_types",
+    "predict_label_map": "prediction.label_maps",
+    "variant_config": "variants",
+}
 __all__ = [
     "VARIANTS",
     "EfficientFormerV2Backbone",
@@ -82,5 +75,29 @@ __all__ = [
     "OffsetLearning",
     "OffsetLearningConfig",
     "OffsetLearningForSemanticSegmentation",
+    "SegmentationTrainer",
+    "SegmentationTrainingArguments",
+    "evaluate_model",
+    "load_model",
+    "predict_label_map",
     "variant_config",
 ]
+
+
+def __getattr__(name):
+    """Loads a public name when it is first asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+# The command `offseg` shows its help without the seconds that transformers takes to load; `model_types`, which its
+# work goes through, registers the models then.
+if Path(sys.argv[0] if sys.argv else "").stem != "offseg":
+    importlib.import_module("offseg_hf.registration")

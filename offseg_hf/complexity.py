@@ -6,7 +6,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from offseg_hf.inference import auto_model_class
+from offseg_hf.model_types import auto_model_class
 
 
 def count_parameters(config: PreTrainedConfig) -> int:

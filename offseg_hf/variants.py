@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from transformers import AutoConfig, PreTrainedConfig
 
+import offseg_hf.registration  # noqa: F401  so that AutoConfig knows this package's configurations
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -35,8 +35,8 @@ def main(argv=None):
     import torch
 
     from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
-    from offseg_hf.data.scenes import SCENE_LABELS, draw_scene, write_scenes
-    from offseg_hf.hub import write_repository
+    from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene, write_scenes
+    from offseg_hf.publishing.repository import write_repository
 
     examples = args.output / "examples"
     examples.mkdir(parents=True)

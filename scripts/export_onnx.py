@@ -1,55 +1,8 @@
-"""Exports a segmentation model to ONNX, for ONNX Runtime and for the browser, and compares it with torch.
+"""`offseg export`, from a clone: `python scripts/export_onnx.py --help`."""
 
-    python scripts/export_onnx.py --model outputs/camvid --output outputs/onnx --int8 --calibration_images photos
-    python scripts/export_onnx.py --model org/offseg-b0 --output outputs/b0-labels --task label_map --fp16
-
-The folder holds onnx/model.onnx (float32), onnx/model_quantized.onnx (--int8), onnx/model_fp16.onnx (--fp16) and the
-configurations that transformers.js reads.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-# A script's folder comes first on its path, where evaluate.py would hide the library of that name.
-sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
-    parser.add_argument("--output", required=True, help="Folder to write, new or empty.")
-    parser.add_argument("--task", default="logits", help="Output: logits, or label_map at the input's size.")
-    parser.add_argument("--size", type=int, nargs=2, help="Height and width, for models that need one size.")
-    parser.add_argument("--int8", action="store_true", help="Add a file that computes in 8 bits.")
-    parser.add_argument("--fp16", action="store_true", help="Add a file in float16.")
-    parser.add_argument("--calibration_images", help="Folder of photos like those to come, for --int8; 32 will do.")
-    parser.add_argument("--trust_remote_code", action="store_true", help="Run model code that comes with the weights.")
-    args = parser.parse_args(argv)
-
-    from offseg_hf.export import export_onnx
-
-    try:
-        report = export_onnx(
-            args.model,
-            args.output,
-            args.task,
-            size=args.size and tuple(args.size),
-            int8=args.int8,
-            fp16=args.fp16,
-            calibration_images=args.calibration_images,
-            trust_remote_code=args.trust_remote_code,
-        )
-    except (ImportError, OSError, ValueError) as error:
-        parser.error(str(error))
-    for file, figures in report.items():
-        if "agree" in figures:
-            comparison = f"classes agree with float32 on {figures['agree']:.2%} of the pixels"
-        else:
-            comparison = f"differs from torch by at most {figures['largest_difference']:.1e}"
-        print(f"{args.output}/{file}: {figures['megabytes']:.1f} MB, {comparison}")
-    return 0
-
+from offseg_hf.commands.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from offseg_hf.data import preset_classes
-from offseg_hf.data.official_layouts import OfficialLayout
+from offseg_hf.data.layouts import OfficialLayout
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 

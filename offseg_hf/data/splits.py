@@ -7,8 +7,8 @@ import numpy as np
 from offseg_hf.data.audit import audit_labels, find_label_encoding
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples
 from offseg_hf.data.labels import LabelTable
-from offseg_hf.data.loading import load_segmentation_dataset
 from offseg_hf.data.presets import find_preset
+from offseg_hf.data.sources import load_segmentation_dataset
 from offseg_hf.data.streaming import EndlessStream
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 

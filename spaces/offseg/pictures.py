@@ -77,7 +77,7 @@ def fitted_size(size, longest):
 def palette(num_colours):
     """A colour for each class, each as far as possible from all before it in the perceptual colour space Oklab.
 
-    The same colours as `offseg_hf.visualization.default_palette`, which says more about them.
+    The same colours as `offseg_hf.pictures.overlays.default_palette`, which says more about them.
 
     Args:
         num_colours (`int`): at least 1.

@@ -10,7 +10,7 @@ from PIL import Image
 
 from offseg_hf.data import estimate_class_weights, load_segmentation_dataset
 from offseg_hf.data.labels import LabelTable
-from offseg_hf.data.scenes import write_scenes
+from offseg_hf.data.scenes.scenes import write_scenes
 from offseg_hf.models.image_processing_offseg import read_mask
 
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 from running_space import RunningSpace
 
-from offseg_hf.data.scenes import draw_scene
+from offseg_hf.data.scenes.scenes import draw_scene
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ from offseg_hf import (
     OffsetLearning,
     OffsetLearningForSemanticSegmentation,
 )
-from offseg_hf.data.scenes import draw_scene
-from offseg_hf.hub import write_repository
+from offseg_hf.data.scenes.scenes import draw_scene
+from offseg_hf.publishing.repository import write_repository
 
 TINY = SPACE / "tiny-street-scenes"
 MIT = {

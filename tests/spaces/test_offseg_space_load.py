@@ -12,7 +12,7 @@ import pytest
 import segmenter
 from PIL import Image
 
-from offseg_hf.data.scenes import draw_scene
+from offseg_hf.data.scenes.scenes import draw_scene
 
 pytest.importorskip("gradio")
 from gradio_client import Client, handle_file

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
-from offseg_hf.inference import load_model, predict_label_map
+from offseg_hf.model_types import load_model
 from offseg_hf.models.label_map import upsampled_label_map
+from offseg_hf.prediction.label_maps import predict_label_map
 
 pytestmark = pytest.mark.browser
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
@@ -68,7 +69,7 @@ def packages():
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """A tiny model of random weights, as torch has it and, below it, as ONNX."""
-    from offseg_hf.export import export_onnx
+    from offseg_hf.export.onnx import export_onnx
 
     torch.manual_seed(0)
     sizes = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}

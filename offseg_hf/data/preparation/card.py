@@ -1,0 +1,121 @@
+"""The card of a prepared data set: what was found in its files, and nothing else."""
+
+from huggingface_hub import DatasetCardData
+
+MAX_CLASS_ROWS = 300  # of instance ids there may be thousands
+
+CARD = """\
+---
+{metadata}
+---
+
+# {name}
+
+Pictures with a class id for every pixel, as Parquet shards: the files of the source bit for bit, in one random order
+(seed {seed}), each of them decoded once and compared in size with its partner.
+
+| split | examples | shards | bytes |
+|---|---:|---:|---:|
+{splits}
+
+## Load
+
+```python
+from datasets import load_dataset
+
+data = load_dataset("{source}", split="{first_split}", streaming=True)
+example = next(iter(data))  # example["image"] and example["mask"] are PIL images
+```
+
+`id` is the photo's name. Photos that carry an EXIF orientation are stored as they are, and so are their masks.
+
+## Classes
+
+{meaning} Shares are of all pixels, and pictures are those in which the id occurs.
+
+{classes}
+
+## Licence
+
+{licence} Shards change nothing in the rights to the pictures and the labels, which stay those of their source.
+"""
+
+
+def dataset_card(record, repo_id=None):
+    """Writes the card of a prepared data set.
+
+    Args:
+        record (`dict`): content of `preparation.json`, see [`~offseg_hf.data.preparation.prepare.prepare_dataset`].
+        repo_id (`str`, *optional*): the data set's id on the Hub.
+
+    Returns:
+        `str`: Markdown that begins with the metadata in YAML.
+    """
+    splits = record["splits"]
+    data_files = [{"split": split, "path": f"{split}-*.parquet"} for split in splits]
+    metadata = DatasetCardData(
+        license=record["license"],
+        license_name=record["name"].lower().replace(" ", "-") if record["license_link"] else None,
+        license_link=record["license_link"],
+        task_categories=["image-segmentation"],
+        pretty_name=record["name"],
+        configs=[{"config_name": "default", "data_files": data_files}],
+    )
+    rows = [
+        f"| {split} | {_count(found)} | {found['num_shards']:,} | {found['num_bytes']:,} |"
+        for split, found in splits.items()
+    ]
+    return CARD.format(
+        metadata=metadata.to_yaml(),
+        name=record["name"],
+        seed=record["seed"],
+        splits="\n".join(rows),
+        source=repo_id or record["name"],
+        first_split=next(iter(splits)),
+        meaning=_meaning(record),
+        classes=_classes(record),
+        licence=_licence(record),
+    )
+
+
+def _licence(record):
+    """Under which terms the data set is, as far as it is known."""
+    if record["license_link"]:
+        return f"The data set's own: {record['license_link']}."
+    return "Not stated." if record["license"] == "unknown" else f"`{record['license']}`."
+
+
+def _count(found):
+    """The number of examples, and of those that were left out."""
+    left_out = f" ({len(found['skipped']):,} broken ones left out)" if found["skipped"] else ""
+    return f"{found['num_examples']:,}{left_out}"
+
+
+def _meaning(record):
+    """What the ids in the masks are."""
+    if record["class_ids"] is None:
+        return "Masks hold ids whose names are not known."
+    if record["reduce_labels"]:
+        return "Masks hold 0 where a pixel has no class, and the classes from 1."
+    if all(int(stored) == class_id for stored, class_id in record["class_ids"].items()):
+        return "Masks hold class ids."
+    return f"Masks hold {record['encoding'] or 'ids'} that stand for classes."
+
+
+def _classes(record):
+    """A table of the ids: their class, their share of the pixels and the number of their pictures in each split."""
+    splits, class_ids = record["splits"], record["class_ids"] or {}
+    totals = {split: sum(found["pixels"].values()) for split, found in splits.items()}
+    stored = sorted(class_ids.keys() | {label for found in splits.values() for label in found["pixels"]}, key=int)
+    heading = "| id | class |" + "".join(f" {split}, % of pixels | {split}, pictures |" for split in splits)
+    lines = [heading, "|---:|---|" + "---:|---:|" * len(splits)]
+    for label in stored[:MAX_CLASS_ROWS]:
+        name = record["id2label"][str(class_ids[label])] if label in class_ids else ""
+        counts = "".join(
+            f" {100 * found['pixels'].get(label, 0) / totals[split]:.3f} | {found['pictures'].get(label, 0):,} |"
+            for split, found in splits.items()
+        )
+        lines.append(f"| {label} | {name} |{counts}")
+    if len(stored) > MAX_CLASS_ROWS:
+        lines.append(f"\n{len(stored) - MAX_CLASS_ROWS:,} more ids are counted in `preparation.json`.")
+    return "\n".join(lines)

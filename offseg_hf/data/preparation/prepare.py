@@ -1,0 +1,319 @@
+"""Image files → Parquet shards: shuffled once, every picture and mask verified, resumable, described by a card."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from datasets.utils.py_utils import convert_file_size_to_int
+
+from offseg_hf.data.audit import audit_labels, find_label_encoding
+from offseg_hf.data.labels import LabelTable
+from offseg_hf.data.preparation.card import dataset_card
+from offseg_hf.data.preparation.shards import UNFINISHED, plan_shards, read_footer, whole_file, write_shards
+from offseg_hf.data.presets import PRESETS, find_preset
+from offseg_hf.data.sources import find_pairs
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
+
+RECORD, CLASS_NAMES, CARD = "preparation.json", "id2label.json", "README.md"
+SHARD_NAME = r"\w+-\d{5}-of-\d{5}\.parquet"
+NUM_SHOWN = 5  # of the broken examples
+LICENSE_LINKS = {
+    "ade20k": "https://groups.csail.mit.edu/vision/datasets/ADE20K/terms/",
+    "cityscapes": "https://www.cityscapes-dataset.com/license/",
+    "coco_stuff": "https://github.com/nightrome/cocostuff",
+    "pascal_context": "https://cs.stanford.edu/~roozbeh/pascal-context/",
+}
+
+
+def prepare_dataset(
+    dataset,
+    output,
+    splits=("train", "validation"),
+    *,
+    data_dir=None,
+    id2label=None,
+    reduce_labels=False,
+    label_table=None,
+    name=None,
+    license=None,
+    repo_id=None,
+    image_column=None,
+    mask_column=None,
+    seed=0,
+    max_shard_size="100MB",
+    max_row_group_size="16MB",
+    num_proc=1,
+    skip_broken=False,
+    overwrite=False,
+):
+    """Writes a folder of pictures and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
+
+    Each row holds `image` and `mask`, the files as they are, bit for bit, and the `id`, the photo's name. Examples are
+    shuffled once, so that a stream which reads shard after shard is well mixed. Every photo and mask is decoded once,
+    their sizes are compared and the labels counted. The shards are the same for the same files, sizes and seed,
+    whatever the number of processes; one that is there already, after an interruption, is not written again. When all
+    are there, `preparation.json` tells what they hold, `id2label.json` the names of the classes and `README.md` is
+    the card.
+
+    Args:
+        dataset (`str` or `Path`): a folder of image files, or with `data_dir` the name of a data set that is known,
+            see [`~offseg_hf.data.load_segmentation_dataset`], as `image_column` and `mask_column`.
+        output (`str` or `Path`): a folder that is new, empty, or holds what an interrupted preparation left.
+        splits (sequence of `str`): names of the splits.
+        data_dir (`str` or `Path`, *optional*): the folder of a known data set's official download.
+        id2label (`dict[int, str]`, *optional*): names of the classes, for other data sets; where the classes are
+            known, all ids of the masks are checked.
+        reduce_labels (`bool`): whether id 0 of the masks means unlabelled and the classes start at 1, likewise.
+        label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
+            differ.
+        name (`str`, *optional*): what the card calls the data set, by default the folder's name.
+        license (`str`, *optional*): licence of the data as the Hub spells it, such as `"cc-by-4.0"`.
+        repo_id (`str`, *optional*): id on the Hub under which the data set shall be published.
+        seed (`int`): not negative; seed of the order.
+        max_shard_size (`int` or `str`): largest sum of the files in a shard, in bytes or such as `"500MB"`.
+        max_row_group_size (`int` or `str`): largest sum of the files in a row group, that is of what must be read to
+            get at one example; a larger example is a group of its own, and no group has more than 100.
+        num_proc (`int`): number of processes that read and write, each of them one row group at a time.
+        skip_broken (`bool`): whether to leave out examples that cannot be read or do not fit, and to record which.
+        overwrite (`bool`): whether to remove the shards, the record and the card of another preparation first.
+
+    Returns:
+        `dict`: the content of `preparation.json`.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder, a split, an argument or an example is not right.
+        FileExistsError: `output` holds anything else.
+        PermissionError: `repo_id` is given for Cityscapes, which must not be published.
+        RuntimeError: a process was killed.
+    """
+    output, preset = Path(output), find_preset(str(dataset))
+    settings = {
+        "seed": seed,
+        "max_shard_size": _num_bytes("max_shard_size", max_shard_size),
+        "max_row_group_size": _num_bytes("max_row_group_size", max_row_group_size),
+    }
+    if num_proc < 1:
+        raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
+    folder = _source_folder(dataset, data_dir, preset)
+    if output.resolve().is_relative_to(folder):
+        raise ValueError(f"`output` must lie outside of the source {folder}, got {output}; name another folder.")
+    pairs = {split: _find_pairs(folder, split, preset, image_column, mask_column) for split in splits}
+    if repo_id is not None:
+        check_redistribution(dataset, [photo for split in pairs for photo, _ in pairs[split]])
+    shards = [shard for split in pairs for shard in plan_shards(output, split, pairs[split], folder, settings)]
+
+    _claim_folder(output, shards, overwrite)
+    footers = {shard.path: read_footer(shard.path) for shard in shards}
+    missing = [shard for shard in shards if _is_missing(footers[shard.path], skip_broken)]
+    footers |= write_shards(missing, sum(len(shard.examples) for shard in shards), num_proc)
+    if not skip_broken:
+        _refuse_broken(shards, footers)
+
+    summaries = {
+        split: _summary([shard for shard in shards if shard.plan["split"] == split], footers) for split in pairs
+    }
+    first_mask = next(iter(pairs.values()))[0][1]
+    classes = _classes(preset, id2label, reduce_labels, label_table, summaries, first_mask.name)
+    record = {
+        "name": name or (preset.title if preset else folder.name),
+        "license": license or ("other" if preset else "unknown"),
+        "license_link": LICENSE_LINKS[str(dataset)] if preset and license is None else None,
+        **settings,
+        **classes,
+        "splits": summaries,
+    }
+    _describe(output, record, repo_id)
+    return record
+
+
+def check_redistribution(dataset, photos=()):
+    """Checks that the licence of a data set allows to publish it.
+
+    Args:
+        dataset (`str` or `Path`): see [`prepare_dataset`].
+        photos (iterable of `Path`, *optional*): the photos, whose names may tell what an unnamed data set is.
+
+    Raises:
+        PermissionError: for Cityscapes.
+    """
+    if str(dataset) == "cityscapes" or any(photo.stem.endswith("_leftImg8bit") for photo in photos):
+        raise PermissionError(
+            "`repo_id` must be left out for Cityscapes, whose licence forbids to distribute its pictures and labels "
+            f"({LICENSE_LINKS['cityscapes']}); prepare it without publishing, and let others prepare their own "
+            "download."
+        )
+
+
+# The source
+
+
+def _source_folder(dataset, data_dir, preset):
+    """The folder of image files that is meant."""
+    if (preset is None) != (data_dir is None):
+        raise ValueError(
+            f"`data_dir` must be given for {', '.join(PRESETS)}, and only for these, got {data_dir!r} for {dataset}; "
+            "pass the folder of the official download for these, and any other folder as `dataset` itself."
+        )
+    argument, folder = ("data_dir", data_dir) if preset else ("dataset", dataset)
+    folder = Path(folder).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"`{argument}` must be a folder of pictures and masks, and there is no folder {folder}."
+        )
+    if any(folder.rglob("*.parquet")):
+        raise ValueError(
+            f"`{argument}` must be a folder of pictures and masks, but {folder} has Parquet files; read "
+            "these as they are."
+        )
+    return folder
+
+
+def _find_pairs(folder, split, preset, image_column, mask_column):
+    """(photo, mask) of every example of a split."""
+    if not re.fullmatch(r"\w+", split):
+        raise ValueError(f"`splits` must be names of letters, digits and '_', got {split!r}.")
+    return find_pairs(folder, split, preset, image_column, mask_column)
+
+
+# The plan
+
+
+def _num_bytes(argument, size):
+    """A size such as `"500MB"` as a number of bytes."""
+    try:
+        num_bytes = convert_file_size_to_int(int(size) if str(size).isdigit() else size)
+    except ValueError:
+        num_bytes = 0
+    if num_bytes < 1:
+        raise ValueError(
+            f"`{argument}` must be a positive size such as 500MB, 16MiB or a number of bytes, got {size!r}."
+        )
+    return num_bytes
+
+
+def _claim_folder(output, shards, overwrite):
+    """Makes the folder, or sees that it holds nothing but a part of the same preparation."""
+    output.mkdir(parents=True, exist_ok=True)
+    for file in output.glob(f"{UNFINISHED}*"):
+        file.unlink()
+    if overwrite:
+        for file in output.iterdir():
+            if file.name in (RECORD, CLASS_NAMES, CARD) or re.fullmatch(SHARD_NAME, file.name):
+                file.unlink()
+    plans = {shard.plan["split"]: shard.plan for shard in shards}
+    described = (RECORD, CLASS_NAMES, CARD) if (output / RECORD).exists() else ()
+    for file in sorted(output.iterdir()):
+        if file.name.startswith(".") or file.name in described:
+            continue
+        footer = read_footer(file) if re.fullmatch(SHARD_NAME, file.name) else None
+        if footer is None:
+            raise FileExistsError(
+                f"`output` must be new, empty, or hold a part of the same preparation, but {file} is none; name "
+                "another folder, or move the file."
+            )
+        plan, found = plans.get(footer["plan"]["split"], {}), footer["plan"]
+        if found != plan:
+            differing = next(key for key in found if found[key] != plan.get(key))
+            raise FileExistsError(
+                f"`output` must be new, empty, or hold a part of the same preparation, but {file} is of another one "
+                f"({_difference(differing, found, plan)}); name another folder, or pass --overwrite to begin anew."
+            )
+
+
+def _difference(key, found, plan):
+    """How two plans differ, in words."""
+    if key == "files":
+        return "the names or sizes of the source's files have changed"
+    return f"its {key} is {found[key]!r}" + (f", not {plan[key]!r}" if plan else "")
+
+
+# The result
+
+
+def _is_missing(footer, skip_broken):
+    """Whether a shard of which this is known must be written, perhaps again."""
+    return footer is None or (footer["skipped"] and not skip_broken)
+
+
+def _refuse_broken(shards, footers):
+    """Removes the shards from which examples are missing, and says which."""
+    messages = []
+    for shard in shards:
+        if footers[shard.path]["skipped"]:
+            messages += footers[shard.path]["skipped"].values()
+            shard.path.unlink()
+    if messages:
+        num_examples = sum(len(shard.examples) for shard in shards)
+        shown = sorted(messages)[:NUM_SHOWN] + (["…"] if len(messages) > NUM_SHOWN else [])
+        raise ValueError(
+            f"`dataset` must hold whole pictures, each with a mask of its size, but {len(messages):,} of "
+            f"{num_examples:,} examples are broken; repair them, or pass --skip_broken to leave them out:\n  "
+            + "\n  ".join(shown)
+        )
+
+
+def _summary(shards, footers):
+    """What the shards of a split hold together."""
+    plan, footers = shards[0].plan, [footers[shard.path] for shard in shards]
+    skipped = {example_id: message for footer in footers for example_id, message in footer["skipped"].items()}
+    num_examples = sum(footer["num_rows"] for footer in footers)
+    if num_examples == 0:
+        raise ValueError(f"`dataset` must hold at least one whole example of {plan['split']}; all of them are broken.")
+    summary = {
+        "num_examples": num_examples,
+        "num_shards": len(shards),
+        "num_bytes": sum(footer["num_bytes"] for footer in footers),
+        "files": plan["files"],
+        "skipped": dict(sorted(skipped.items())),
+    }
+    for key in ("pixels", "pictures"):
+        counts = sum((Counter(footer[key]) for footer in footers), Counter())
+        summary[key] = {label_id: counts[label_id] for label_id in sorted(counts, key=int)}
+    return summary
+
+
+def _classes(preset, id2label, reduce_labels, label_table, summaries, mask_name):
+    """What the ids in the masks mean, as far as it is known, after a check of all of them."""
+    ids = np.array(sorted({int(label_id) for summary in summaries.values() for label_id in summary["pixels"]}))
+    encoding = None
+    if preset is not None:
+        id2label = id2label or preset.id2label
+        if label_table is None:
+            reduce_labels = preset.reduce_labels
+            encoding = find_label_encoding([(ids, mask_name)], preset, num_examples=1)
+            label_table = encoding.class_ids | encoding.tolerated
+    if id2label is None:
+        return {"reduce_labels": False, "encoding": None, "id2label": None, "class_ids": None}
+    if label_table is None:
+        audit_labels([ids], len(id2label), reduce_labels=reduce_labels)
+        first = int(reduce_labels or len(id2label) == 1)  # a single class is 1, and 0 is the background
+        class_ids = {label_id + first: label_id for label_id in id2label}
+    else:
+        LabelTable(label_table)(ids, "masks")
+        labelled = {stored: class_id for stored, class_id in label_table.items() if class_id != IGNORE_INDEX}
+        class_ids = {stored: class_id - reduce_labels for stored, class_id in labelled.items()}
+    return {
+        "reduce_labels": reduce_labels,
+        "encoding": encoding and encoding.name,
+        "id2label": {str(label_id): label for label_id, label in sorted(id2label.items())},
+        "class_ids": {str(stored): class_id for stored, class_id in sorted(class_ids.items()) if class_id >= 0},
+    }
+
+
+def _describe(output, record, repo_id):
+    """Writes record, class names and card; the same ones are left, others are not overwritten."""
+    if (output / RECORD).exists() and json.loads((output / RECORD).read_text(encoding="utf-8")) != record:
+        raise FileExistsError(
+            f"`output` must not hold another record, and {output / RECORD} differs in what it says of these shards; "
+            f"remove it and {CARD} to have them written anew."
+        )
+    texts = {RECORD: json.dumps(record, indent=2, ensure_ascii=False) + "\n"}
+    if record["id2label"]:
+        texts[CLASS_NAMES] = json.dumps(record["id2label"], indent=2, ensure_ascii=False) + "\n"
+    texts[CARD] = dataset_card(record, repo_id)
+    for file, text in texts.items():  # the record first: what else lies here without one is not ours
+        if not (output / file).exists():
+            with whole_file(output / file) as unfinished:
+                unfinished.write(text.encode())

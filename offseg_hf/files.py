@@ -1,0 +1,85 @@
+"""Files and folders that appear whole or not at all, whatever stops the program that writes them."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = ".unfinished-"  # what the names of files and folders begin with that are being written
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to; the file appears under its own name when the block ends, and not at all where it fails.
+
+    Args:
+        path (`str` or `os.PathLike`): the file, replaced where it exists; its folder is made if need be.
+
+    Yields:
+        `Path`: a file beside it that does not exist yet, with the same suffix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill; it appears under its own name when the block ends, and not at all where it fails.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder, new or empty; the folder around it is made if need be.
+
+    Yields:
+        `Path`: an empty folder beside it.
+
+    Raises:
+        OSError: where `path` is a file, or a folder that is not empty any more.
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{path.name}-", dir=path.parent))
+    unfinished.chmod(0o777 & ~_umask())  # mkdtemp makes folders for their owner alone
+    try:
+        yield unfinished
+        if path.is_dir():
+            path.rmdir()
+        os.replace(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike, text: str):
+    """Writes a text file in UTF-8 that appears whole or not at all.
+
+    Args:
+        path (`str` or `os.PathLike`): the file, replaced where it exists.
+        text (`str`): its content.
+    """
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, content):
+    """Writes a JSON file that appears whole or not at all.
+
+    Args:
+        path (`str` or `os.PathLike`): the file, replaced where it exists.
+        content (`dict` or `list`): what it holds.
+    """
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _umask():
+    """The bits that new files and folders lack; they can be read only by setting them."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,79 @@
+"""What a segmentation model is, by its configuration: its Auto class, the classes it predicts, what is its head."""
+
+from transformers import (
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+)
+
+import offseg_hf.registration  # noqa: F401  so that the Auto classes know this package's models
+
+
+def auto_model_class(config):
+    """The Auto class of a configuration's model.
+
+    Args:
+        config (`transformers.PreTrainedConfig`): a segmentation model's.
+
+    Returns:
+        `type`: `AutoModelForUniversalSegmentation` for models that classify masks, such as Mask2Former, else
+        `AutoModelForSemanticSegmentation`.
+    """
+    universal = "AutoModelForUniversalSegmentation"
+    if type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING or universal in getattr(config, "auto_map", {}):
+        return AutoModelForUniversalSegmentation
+    return AutoModelForSemanticSegmentation
+
+
+def predicted_labels(config):
+    """The names of the ids that a model predicts.
+
+    Args:
+        config (`transformers.PreTrainedConfig`): the model's configuration.
+
+    Returns:
+        `dict[int, str]`: its `id2label`; for a single class, that class as 1 and the background as 0.
+    """
+    if config.num_labels == 1:
+        return {0: "background", 1: config.id2label[0]}
+    return dict(config.id2label)
+
+
+def load_model(model_name_or_path, trust_remote_code=False):
+    """The segmentation model of a folder or Hub id, whether it classifies pixels or masks.
+
+    Args:
+        model_name_or_path (`str` or `Path`): the folder or Hub id.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with the weights.
+
+    Returns:
+        [`transformers.PreTrainedModel`]: in evaluation mode.
+
+    Raises:
+        OSError, ValueError: where there is none, or transformers cannot load it.
+    """
+    config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+    return auto_model_class(config).from_pretrained(
+        model_name_or_path, config=config, trust_remote_code=trust_remote_code
+    )
+
+
+def ignore_index(config) -> int:
+    """Label of the pixels that a model's loss leaves out, under the name that its configuration has for it.
+
+    Args:
+        config ([`transformers.PreTrainedConfig`]): a segmentation model's.
+
+    Returns:
+        `int`: 255 where the configuration does not say.
+    """
+    names = ("semantic_loss_ignore_index", "loss_ignore_index")  # the latter is UPerNet's
+    return next((getattr(config, name) for name in names if hasattr(config, name)), 255)
+
+
+def is_in_head(name):
+    """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`."""
+    heads_of_mask2former = ("transformer_module", "class_predictor", "decoder")  # the pixel decoder
+    parts = name.removeprefix("base_model.model.").split(".")  # PEFT's prefix
+    return any("head" in part or part in heads_of_mask2former for part in parts[:3])

@@ -1,0 +1,276 @@
+"""The model card of a published model: what is known of it, and nothing else."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+from transformers import PreTrainedConfig
+
+from offseg_hf.model_types import auto_model_class, predicted_labels
+
+ARCHITECTURES = {
+    "offseg": "[SegFormer](https://arxiv.org/abs/2105.15203)",
+    "offseg_segnext": "[SegNeXt](https://arxiv.org/abs/2209.08575)",
+    "offseg_efficientformer": "[EfficientFormerV2](https://arxiv.org/abs/2212.08059)",
+    "offseg_mask2former": "[Mask2Former](https://arxiv.org/abs/2112.01527)",
+}
+# Where weights began that are no model's on the Hub, in the record of a training or a conversion.
+RANDOM_WEIGHTS, AUTHORS_WEIGHTS = "random", "authors"
+METRICS = {"mean_iou": "Mean IoU", "mean_accuracy": "Mean accuracy", "overall_accuracy": "Pixel accuracy"}
+NVIDIA_LICENSE = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
+PAPER = "https://arxiv.org/abs/2508.08811"
+# Each row is left out where the training's record lacks a number of it.
+RECIPE = (
+    ("Steps", "{steps:,}, of {images_per_step} images each"),
+    ("Learning rate", "{learning_rate:g} for the encoder, {head_learning_rate_factor:g} times that for the head"),
+    ("Low-rank updates (LoRA)", "rank {lora_rank:d}, in place of the encoder's weights, into which they are merged"),
+    ("Schedule", "linear warm-up over {warmup_steps:,} steps, then decay to 0 with power {lr_decay_power:g}"),
+    ("Gradients", "clipped at a norm of {max_grad_norm:g}"),
+    (
+        "Optimiser",
+        "AdamW, betas {adam_beta1:g} and {adam_beta2:g}, weight decay {weight_decay:g}, none on norm layers",
+    ),
+    ("Photos", "long edge at most {resize[0]}, short edge at most {resize[1]} pixels, before the random scale"),
+    ("Random scale", "{scale_range[0]:g} to {scale_range[1]:g}"),
+    ("Crop (height × width)", "{crop_size[0]} × {crop_size[1]} pixels"),
+    ("Horizontal flip", "with probability {flip_probability:g}"),
+    ("Photometric distortion", "{photometric_distortion}"),
+    ("Precision", "{precision}"),
+    ("Seed", "{seed}"),
+)
+CITATION = """\
+```bibtex
+@inproceedings{zhang2025revisiting,
+  title     = {Revisiting Efficient Semantic Segmentation: Learning Offsets for Better Spatial and Class Feature
+               Alignment},
+  author    = {Zhang, Shi-Chen and Li, Yunheng and Wu, Yu-Huan and Hou, Qibin and Cheng, Ming-Ming},
+  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year      = {2025},
+  note      = {arXiv:2508.08811}
+}
+```"""
+
+
+def model_card(
+    repo_id: str,
+    config: PreTrainedConfig,
+    num_parameters: int,
+    training: dict,
+    evaluations: list[dict],
+    license: str | None = None,
+    base_model: str | None = None,
+    dataset_name: str | None = None,
+) -> str:
+    """Writes the card of a model from what was recorded; what was not is left out.
+
+    Args:
+        repo_id (`str`): the repository, such as `"org/offseg-b0"`.
+        config ([`transformers.PreTrainedConfig`]): the model's.
+        num_parameters (`int`): number of its parameters.
+        training (`dict`): content of `training.json` as `scripts/train.py` writes it; empty where there is none.
+        evaluations (`list[dict]`): contents of `evaluation-SPLIT.json` as `scripts/evaluate.py` writes them.
+        license (`str`, *optional*): the weights' licence, as the Hub spells it, such as `"apache-2.0"`.
+        base_model (`str`, *optional*): Hub id of the model whose weights the training began with, where `training`
+            does not say.
+        dataset_name (`str`, *optional*): name of the training data; by default its Hub id, or its folder's name.
+
+    Returns:
+        `str`: Markdown that begins with the metadata in YAML.
+
+    Raises:
+        ValueError: where `license` or `base_model` contradicts what was recorded.
+    """
+    origin = training.get("origin")
+    if base_model is not None and origin not in (None, base_model):
+        raise ValueError(
+            f"`base_model` must be left out where the training's record says with which weights it began, which is "
+            f"{origin!r}, got {base_model!r}."
+        )
+    origin = origin or base_model
+    non_commercial = origin == AUTHORS_WEIGHTS or (origin or "").startswith("nvidia/")
+    if non_commercial and license not in (None, "other"):
+        raise ValueError(
+            f"`license` must be 'other' or left out, since the weights derive from {_origin_name(origin)}, whose "
+            f"licence allows non-commercial use only, got {license!r}."
+        )
+    names = [_dataset_name(evaluation, training, dataset_name) for evaluation in evaluations]
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            task_name="Semantic segmentation",
+            dataset_type=evaluation.get("dataset_id") or name,
+            dataset_name=name,
+            dataset_split=evaluation["split"],
+            metric_type=metric,
+            metric_name=metric_name,
+            metric_value=round(evaluation[metric], 4),
+        )
+        for name, evaluation in zip(names, evaluations)
+        if name is not None
+        for metric, metric_name in METRICS.items()
+    ]
+    has_offset_learning = type(config).__module__.startswith("offseg_hf.")
+    datasets = {record.get("dataset_id") for record in (training, *evaluations)} - {None}
+    metadata = ModelCardData(
+        license="other" if non_commercial else license,
+        license_name="nvidia-segformer" if non_commercial and origin != AUTHORS_WEIGHTS else None,
+        license_link=NVIDIA_LICENSE if non_commercial and origin != AUTHORS_WEIGHTS else None,
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", *(["offset-learning"] if has_offset_learning else [])],
+        base_model=None if origin in (RANDOM_WEIGHTS, AUTHORS_WEIGHTS) else origin,
+        datasets=sorted(datasets) or None,
+        metrics=list(METRICS)[:1] if results else None,  # the only one that the Hub has a page for
+        model_name=repo_id.split("/")[1] if results else None,
+        eval_results=results or None,
+    )
+    labels = list(predicted_labels(config).values())
+    sections = [
+        f"# {repo_id.split('/')[1]}",
+        _introduction(config, num_parameters, training, labels, has_offset_learning),
+        f"## Use\n\n{_usage(repo_id, config)}",
+        _training(training, origin, _dataset_name(training, training, dataset_name)),
+        _evaluation(evaluations, names, labels),
+        f"## Licences\n\n{_licences(license, origin, has_offset_learning)}",
+        f"## Limits\n\n{_limits(labels, bool(evaluations))}",
+        f"## Citation\n\n{CITATION}" if has_offset_learning else "",
+    ]
+    return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _introduction(config, num_parameters, training, labels, has_offset_learning):
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        architecture = f"transformers' `{getattr(config, 'base_config', config).model_type}`"
+    if has_offset_learning:
+        architecture += f" with [offset learning]({PAPER})"
+    variant = f" (`{training['variant']}`)" if training.get("variant") else ""
+    return (
+        f"Semantic segmentation: gives every pixel of a photo one of {len(labels)} classes. The model is "
+        f"{architecture}{variant}, with {num_parameters:,} parameters.\n\nClasses: {', '.join(labels)}."
+    )
+
+
+def _usage(repo_id, config):
+    auto_class = auto_model_class(config).__name__
+    if config.num_labels == 1:  # a pipeline would name the background like the class
+        code = f"""\
+from PIL import Image
+from transformers import AutoImageProcessor, {auto_class}
+
+image_processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
+model = {auto_class}.from_pretrained("{repo_id}", trust_remote_code=True)
+image = Image.open("photo.jpg")
+outputs = model(**image_processor(images=image, return_tensors="pt"))
+size = (image.height, image.width)
+label_map = image_processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]"""
+    else:
+        subtask = ', subtask="semantic"' if auto_class == "AutoModelForUniversalSegmentation" else ""
+        code = f"""\
+from transformers import pipeline
+
+segment = pipeline("image-segmentation", model="{repo_id}", trust_remote_code=True)
+for found in segment("photo.jpg"{subtask}):
+    print(found["label"], found["mask"])"""
+    return (
+        f"```python\n{code}\n```\n\n`trust_remote_code=True` runs the Python files of this repository; pin "
+        '`revision="<commit>"` to run those that you have read. They need torch, transformers and Pillow.'
+    )
+
+
+def _training(training, origin, dataset_name):
+    start = {RANDOM_WEIGHTS: "from random weights", None: ""}.get(origin, f"from {_origin_name(origin)}")
+    split = f", split `{training['train_split']}`" if training.get("train_split") else ""
+    data = f"on {dataset_name}{split}" if dataset_name else ""
+    rows = [f"| {name} | {value} |" for name, value in _known_rows(training)]
+    parts = []
+    if start or data:
+        verb = "Converted" if origin == AUTHORS_WEIGHTS and not rows else "Trained"
+        parts.append(" ".join(word for word in (verb, start, data) if word) + ".")
+    if rows:
+        parts.append("\n".join(["| | |", "|---|---|", *rows]))
+    return "\n\n".join(["## Training", *parts]) if parts else ""
+
+
+def _known_rows(training):
+    for name, template in RECIPE:
+        try:
+            value = template.format(**training)
+        except (KeyError, IndexError, TypeError):  # not recorded, or recorded as not known
+            continue
+        yield name, {"True": "yes", "False": "no"}.get(value, value)
+
+
+def _origin_name(origin):
+    if origin == AUTHORS_WEIGHTS:
+        return "a checkpoint of the method's authors"
+    return f"[{origin}](https://huggingface.co/{origin})"
+
+
+def _evaluation(evaluations, names, labels):
+    if not evaluations:
+        return ""
+    titles = [
+        f"{name}, {evaluation['split']}" if name else evaluation["split"]
+        for name, evaluation in zip(names, evaluations)
+    ]
+    table = [f"| | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    for metric, name in METRICS.items():
+        table.append(f"| {name} | {' | '.join(f'{evaluation[metric]:.4f}' for evaluation in evaluations)} |")
+    classes = [f"| IoU by class | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    for label in labels:
+        values = [evaluation.get(f"iou_{label}") for evaluation in evaluations]
+        label = label.replace("|", r"\|")
+        classes.append(f"| {label} | {' | '.join('' if value is None else f'{value:.4f}' for value in values)} |")
+    return (
+        "## Evaluation\n\nMeasured on whole photos, at the labels' own resolution. A class without a number does not "
+        "occur there.\n\n" + "\n".join(table) + "\n\n" + "\n".join(classes)
+    )
+
+
+def _licences(license, origin, has_offset_learning):
+    lines = []
+    if origin == AUTHORS_WEIGHTS:
+        lines.append(
+            "- The weights derive from a checkpoint of the method's authors, whose licence allows non-commercial use "
+            "only."
+        )
+    elif (origin or "").startswith("nvidia/"):
+        lines.append(
+            f"- The weights derive from {_origin_name(origin)}; [NVIDIA's licence]({NVIDIA_LICENSE}) allows their "
+            "non-commercial use only."
+        )
+    elif license is not None:
+        lines.append(f"- The weights: `{license}`.")
+    lines.append("- The Python files that come with them: Apache-2.0.")
+    if has_offset_learning:
+        lines.append(
+            "- The method: these files were written from the paper. The authors' own code is under a non-commercial "
+            "licence, with a patent claim on the method."
+        )
+    return "\n".join(lines)
+
+
+def _limits(labels, is_measured):
+    lines = [f"- Every pixel gets one of the {len(labels)} classes above, whatever it shows."]
+    if is_measured:
+        lines.append("- Measured on the data above alone: measure again before relying on it for other photos.")
+    else:
+        lines.append("- No measurement was recorded: measure before relying on it.")
+    return "\n".join(lines)
+
+
+def _dataset_name(record, training, given):
+    """What the data of a record is called: as given, by its Hub id or by its folder."""
+    sources = record.get("dataset")
+    if given is not None and sources in (training.get("dataset", sources), None):
+        return given
+    if not sources or record.get("dataset_id"):
+        return record.get("dataset_id")
+    source = sources[0]
+    if "://" in source:
+        return None
+    folders = [
+        part for part in Path(source).parts if re.fullmatch(r"(?!.*\.parquet$)[^*?\[\]{}/]*\w[^*?\[\]{}/]*", part)
+    ]
+    return folders[-1] if folders else None

@@ -1,0 +1,111 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
+from offseg_hf.commands.evaluate import main
+from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Scenes and a tiny model."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_scenes(folder / "scenes", num_train=4, num_validation=2, size=(64, 96))
+    torch.manual_seed(0)
+    config = OffSegConfig(
+        id2label=dict(enumerate(SCENE_LABELS)), hidden_sizes=(8, 8, 16, 16), depths=(1, 1, 1, 1),
+        num_attention_heads=(1, 1, 2, 2), decoder_hidden_size=16,
+    )  # fmt: skip
+    OffSegForSemanticSegmentation(config).save_pretrained(folder / "model")
+    OffSegImageProcessor(size={"height": 64, "width": 96}).save_pretrained(folder / "model")
+    return folder
+
+
+def measure(folder, output, *more):
+    main(["--model", str(folder / "model"), "--dataset", str(folder / "scenes"), "--output", str(output), *more])
+    return json.loads(output.read_text())
+
+
+def test_record_holds_the_protocol_and_every_class_and_pictures_lie_beside_it(folder, tmp_path, capsys):
+    options = [
+        "--window_size",
+        "32",
+        "48",
+        "--stride",
+        "32",
+        "24",
+        "--flip",
+        "--scales",
+        "1",
+        "0.5",
+        "--pictures",
+        "1",
+    ]
+    record = measure(folder, tmp_path / "new" / "results.json", *options)
+    protocol = {"window_size": [32, 48], "stride": [32, 24], "flip": True, "scales": [1.0, 0.5]}
+    assert record == record | protocol | {"size": {"height": 64, "width": 96}, "num_examples": 2}
+    assert [entry["name"] for entry in record["classes"]] == list(SCENE_LABELS)
+    for name in ("results-confusion.png", "results-worst.png"):
+        with Image.open(tmp_path / "new" / name) as picture:
+            assert picture.width > 500
+    assert "mean of the classes" in capsys.readouterr().out
+
+
+def test_windows_are_those_of_the_recipe_unless_given(folder, tmp_path):
+    record = measure(folder, tmp_path / "results.json", "--recipe", "ade20k", "--stride", "256", "256")
+    assert record == record | {"window_size": [512, 512], "stride": [256, 256]}
+
+
+def test_no_worst_pictures_are_written_when_none_are_wanted(folder, tmp_path):
+    (tmp_path / "results-worst.png").write_text("of another measurement")
+    measure(folder, tmp_path / "results.json", "--pictures", "0", "--streaming", "--overwrite")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results-confusion.png", "results.json"]
+
+
+def test_size_of_the_photos_is_the_arguments_when_given(folder, tmp_path):
+    same, larger, default = (
+        measure(folder, tmp_path / f"{name}.json", *options)
+        for name, *options in (("same", "--size", "96", "64"), ("larger", "--size", "192", "128"), ("default",))
+    )
+    assert same["size"] == {"longest_edge": 96, "shortest_edge": 64}
+    assert same["classes"] == default["classes"] != larger["classes"]
+
+
+@pytest.mark.parametrize("name", ["results.json", "results-confusion.png", "results-worst.png"])
+def test_results_are_not_overwritten_unasked(folder, tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit):
+        measure(folder, tmp_path / "results.json")
+    assert f"{name} does: name another file, or pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    assert "mean_iou" in measure(folder, tmp_path / "results.json", "--overwrite")
+    assert (tmp_path / name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stride", "32", "32"], "`window_size` must be given where `stride` is"),
+        (["--window_size", "32", "32"], "`stride` must be from 1 to the `window_size`"),
+        (["--recipe", "kitti"], "`recipe` must be one of ade20k-mask2former"),
+        (["--scales", "0"], "`scales` must be one or more numbers above 0"),
+        (["--pictures", "-1"], "`--pictures` must be 0 or more, got -1"),
+        (["--label_table", "nowhere.json"], "`label_table` must be a JSON file"),
+        (["--dataset", "./nowhere"], "there is no file or folder ./nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(folder, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit):
+        measure(folder, tmp_path / "results.json", *options)
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_is_one_sentence_when_the_split_is_unknown(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        measure(folder, tmp_path / "results.json", "--split", "test")
+    assert "`split` must be one of the splits" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()

@@ -1,0 +1,161 @@
+"""The card tells what was recorded, and leaves out what was not."""
+
+import pytest
+from huggingface_hub import ModelCard
+from transformers import SegformerConfig
+
+from offseg_hf import OffSegConfig, OffSegMask2FormerConfig, OffsetLearningConfig
+from offseg_hf.publishing.card import model_card
+
+CONFIG = OffSegConfig(id2label={0: "sky", 1: "road", 2: "left|right"})
+TRAINING = {
+    "origin": "random",
+    "variant": "offseg-b0",
+    "dataset": ["data/camvid"],
+    "dataset_id": None,
+    "train_split": "train",
+    "steps": 1500,
+    "images_per_step": 8,
+    "learning_rate": 6e-5,
+    "head_learning_rate_factor": 10.0,
+    "warmup_steps": 75,
+    "lr_decay_power": 0.9,
+    "max_grad_norm": 0.01,
+    "lora_rank": None,
+    "crop_size": [360, 480],
+    "photometric_distortion": True,
+}
+EVALUATION = {
+    "dataset": ["data/camvid"],
+    "dataset_id": None,
+    "split": "test",
+    "mean_iou": 0.41236,
+    "mean_accuracy": 0.5,
+    "overall_accuracy": 0.9,
+    "iou_sky": 0.8,
+    "iou_left|right": 0.02,
+}
+
+
+def card(config=CONFIG, training=None, evaluations=(), **options):
+    return ModelCard(model_card("org/model", config, 1234567, training or {}, list(evaluations), **options))
+
+
+def test_card_holds_only_what_is_always_known_when_nothing_was_recorded():
+    bare = card()
+    assert bare.data.to_dict() == {
+        "library_name": "transformers",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["semantic-segmentation", "offset-learning"],
+    }
+    headings = [line for line in bare.text.splitlines() if line.startswith("#")]
+    assert headings == ["# model", "## Use", "## Licences", "## Limits", "## Citation"]
+    assert "None" not in bare.content and "No measurement was recorded" in bare.text
+    assert "1,234,567 parameters" in bare.text and "Classes: sky, road, left|right." in bare.text
+
+
+def test_recipe_has_a_row_for_each_recorded_number():
+    rows = [line for line in card(training=TRAINING).text.splitlines() if line.startswith("| ")]
+    assert rows == [
+        "| | |",
+        "| Steps | 1,500, of 8 images each |",
+        "| Learning rate | 6e-05 for the encoder, 10 times that for the head |",
+        "| Schedule | linear warm-up over 75 steps, then decay to 0 with power 0.9 |",
+        "| Gradients | clipped at a norm of 0.01 |",
+        "| Crop (height × width) | 360 × 480 pixels |",
+        "| Photometric distortion | yes |",
+    ]
+    assert "Trained from random weights on camvid, split `train`." in card(training=TRAINING).text
+
+
+def test_results_are_in_the_metadata_and_in_tables():
+    measured = card(training=TRAINING, evaluations=[EVALUATION])
+    (result, *_) = [each for each in measured.data.eval_results if each.metric_type == "mean_iou"]
+    assert (result.metric_value, result.dataset_name, result.dataset_split) == (0.4124, "camvid", "test")
+    assert len(measured.data.eval_results) == 3 and measured.data.metrics == ["mean_iou"]
+    lines = measured.text.splitlines()
+    assert "| Mean IoU | 0.4124 |" in lines
+    assert lines[lines.index("| IoU by class | camvid, test |") :][:5] == [
+        "| IoU by class | camvid, test |",
+        "|---|---|",
+        "| sky | 0.8000 |",
+        "| road |  |",
+        r"| left\|right | 0.0200 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "given", "name"),
+    [
+        ({"dataset": ["data/camvid"]}, None, "camvid"),
+        ({"dataset": ["data/camvid"]}, "CamVid", "CamVid"),
+        ({"dataset": ["/home/me/camvid/val-*.parquet"]}, None, "camvid"),
+        ({"dataset": ["org/camvid"], "dataset_id": "org/camvid"}, None, "org/camvid"),
+        ({"dataset": ["http://host/{split}-*.parquet"]}, None, None),
+        ({"dataset": ["*.parquet"]}, None, None),
+        ({"dataset": ["data/other"]}, "CamVid", "other"),  # the name given is that of the training data
+    ],
+)
+def test_data_set_is_called_by_what_is_known_of_it(record, given, name):
+    training = TRAINING if record["dataset"] == ["data/other"] else {}
+    named = card(training=training, evaluations=[EVALUATION | record], dataset_name=given)
+    assert (named.data.eval_results[0].dataset_name if named.data.eval_results else None) == name
+    assert named.data.datasets == (["org/camvid"] if record.get("dataset_id") else None)
+    assert "/home/me" not in named.content and "host" not in named.content
+
+
+def test_weights_of_nvidia_are_named_with_their_licence():
+    derived = card(training=TRAINING | {"origin": "nvidia/mit-b0"})
+    assert (derived.data.license, derived.data.license_name, derived.data.base_model) == (
+        "other", "nvidia-segformer", "nvidia/mit-b0",
+    )  # fmt: skip
+    assert derived.data.license_link.startswith("https://github.com/NVlabs/SegFormer/")
+    assert "non-commercial use only" in derived.text
+    assert "Trained from [nvidia/mit-b0](https://huggingface.co/nvidia/mit-b0) on camvid" in derived.text
+
+
+def test_weights_of_the_authors_are_named_with_their_licence():
+    derived = card(training={"origin": "authors"})
+    assert (derived.data.license, derived.data.license_name, derived.data.base_model) == ("other", None, None)
+    assert "The weights derive from a checkpoint of the method's authors" in derived.text
+    assert "Converted from a checkpoint of the method's authors." in derived.text
+
+
+@pytest.mark.parametrize("origin", ["nvidia/mit-b0", "authors"])
+def test_non_commercial_weights_take_no_other_licence(origin):
+    with pytest.raises(ValueError, match="`license` must be 'other' or left out, since the weights derive from"):
+        card(training={"origin": origin}, license="mit")
+    assert card(training={"origin": origin}, license="other").data.license == "other"
+
+
+def test_licence_of_weights_from_scratch_is_the_users_choice():
+    assert card(training=TRAINING, license="cc-by-4.0").data.license == "cc-by-4.0"
+    assert card(training=TRAINING).data.license is None
+    assert "- The weights: `cc-by-4.0`." in card(training=TRAINING, license="cc-by-4.0").text
+
+
+def test_base_model_can_be_given_where_it_was_not_recorded():
+    assert card(base_model="org/base").data.base_model == "org/base"
+    assert card(base_model="nvidia/mit-b0").data.license == "other"
+    with pytest.raises(ValueError, match=r"`base_model` must be left out where .* began, which is 'random'"):
+        card(training=TRAINING, base_model="nvidia/mit-b0")
+
+
+def test_lines_of_use_fit_the_model():
+    assert 'segment("photo.jpg"):' in card().text
+    masks = OffSegMask2FormerConfig(id2label={0: "sky", 1: "road"})
+    assert 'segment("photo.jpg", subtask="semantic"):' in card(masks).text
+    single = card(OffSegConfig(id2label={0: "road"})).text
+    assert "pipeline" not in single and "AutoModelForSemanticSegmentation.from_pretrained" in single
+    assert "Classes: background, road." in single
+
+
+def test_architecture_is_named():
+    assert "[SegFormer](https://arxiv.org/abs/2105.15203) with [offset learning]" in card(training=TRAINING).text
+    assert "(`offseg-b0`)" in card(training=TRAINING).text
+    native = SegformerConfig(id2label={0: "sky", 1: "road"}, label2id={"sky": 0, "road": 1})
+    wrapped = card(OffsetLearningConfig(base_config=native)).text
+    assert "transformers' `segformer` with [offset learning]" in wrapped
+    plain = card(native)
+    assert "transformers' `segformer`," in plain.text
+    assert "offset" not in plain.content and "Citation" not in plain.text
