@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from offseg_hf import MscanBackbone, OffSegSegNextForSemanticSegmentation
 from offseg_hf.conversion import convert_checkpoint, convert_entries
-from offseg_hf.training.from_arguments import create_model
+from offseg_hf.training.model import create_model
 
 GOLDEN = Path(__file__).parent / "golden"
 rule = types.SimpleNamespace(**runpy.run_path(str(GOLDEN / "rule.py")))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from offseg_hf import EfficientFormerV2Backbone, OffSegEfficientFormerForSemanticSegmentation
 from offseg_hf.conversion import convert_checkpoint, convert_entries, extend_bias_table
-from offseg_hf.training.from_arguments import create_model
+from offseg_hf.training.model import create_model
 
 rule = types.SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "golden" / "rule.py")))
 

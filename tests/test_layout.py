@@ -58,7 +58,7 @@ def test_imports_go_one_way(file):
     if room == "__init__":  # what only type checkers import is left out
         imported = {"registration"}
     assert imported <= MAY_IMPORT[room] | {room}
-    assert "offseg_hf" not in imported_modules(file)
+    assert room == "commands" or "offseg_hf" not in imported_modules(file)  # the public names
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "offseg_hf" / "models").glob("*.py")), ids=str)

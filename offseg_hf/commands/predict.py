@@ -33,8 +33,12 @@ def main(argv=None):
     from offseg_hf.data.presets import published_palette
     from offseg_hf.model_types import load_model, predicted_labels
     from offseg_hf.models.image_processing_offseg import read_image
-    from offseg_hf.pictures.overlays import add_legend, default_palette, overlay, save_picture
-    from offseg_hf.prediction.label_maps import check_windows, find_images, predict_label_map
+    from offseg_hf.pictures.overlays import add_legend, overlay
+    from offseg_hf.pictures.palettes import default_palette
+    from offseg_hf.pictures.saving import save_picture
+    from offseg_hf.prediction.label_maps import predict_label_map
+    from offseg_hf.prediction.photos import find_images
+    from offseg_hf.prediction.windows import check_windows
 
     try:
         check_windows(args.window_size, args.stride)

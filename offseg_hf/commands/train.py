@@ -12,9 +12,11 @@ def main(argv=None):
     from transformers import HfArgumentParser, set_seed
 
     from offseg_hf.publishing.repository import check_repository, push_to_hub, write_training_record
-    from offseg_hf.training.arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
-    from offseg_hf.training.from_arguments import check_output_dir, trainer_from_arguments
+    from offseg_hf.training.arguments import SegmentationTrainingArguments
+    from offseg_hf.training.checkpoints import check_output_dir
+    from offseg_hf.training.from_arguments import trainer_from_arguments
     from offseg_hf.training.lora import merge_lora
+    from offseg_hf.training.options import DataArguments, ModelArguments
     from offseg_hf.training.recipes import apply_recipe
 
     usage = "train.py --variant NAME --dataset DATA --labels NAMES --output_dir FOLDER … (--help lists all options)"

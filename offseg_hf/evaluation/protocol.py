@@ -16,20 +16,14 @@ from tqdm import tqdm
 
 from offseg_hf.data import PrepareExample
 from offseg_hf.data.presets import published_palette
+from offseg_hf.evaluation.figures import named_results
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
 from offseg_hf.model_types import ignore_index, predicted_labels
 from offseg_hf.models.image_processing_offseg import open_image, read_image
-from offseg_hf.models.label_map import upsampled_label_map
-from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
-from offseg_hf.pictures.overlays import (
-    IGNORE_INDEX,
-    confusion_matrix_picture,
-    default_palette,
-    mark_errors,
-    picture_sheet,
-    save_picture,
-)
-from offseg_hf.prediction.label_maps import label_maps_in_bands
+from offseg_hf.pictures.overlays import IGNORE_INDEX, confusion_matrix_picture, mark_errors, picture_sheet
+from offseg_hf.pictures.palettes import default_palette
+from offseg_hf.pictures.saving import save_picture
+from offseg_hf.prediction.windows import label_maps_in_bands
 
 CELL_WIDTH = 384  # pixels, of the pictures that are kept
 
@@ -252,57 +246,3 @@ def _classes(results, confusion_matrix, id2label):
         {"name": id2label[label_id], "iou": iou, "accuracy": accuracy, "pixels": count}
         for label_id, (iou, accuracy, count) in enumerate(zip(*shares, pixels))
     ]
-
-
-def predicted_label_maps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Logits → label maps of the labels' resolution, for `Trainer(preprocess_logits_for_metrics=…)`.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels, height', width')`): or a tuple that begins with them,
-            or, of models that classify masks, with the logits of the queries' classes and masks.
-        labels (`torch.Tensor` of shape `(batch_size, height, width)`): only the size is read.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, height, width)`: class ids.
-    """
-    if isinstance(logits, (tuple, list)):
-        classifies_masks = logits[0].ndim == 3  # (B, Q, K + 1), and then the masks
-        logits = semantic_scores(*logits[:2]) if classifies_masks else logits[0]
-    return upsampled_label_map(logits, labels.shape[-2:])
-
-
-class BatchMetrics:
-    """Accumulates a confusion matrix batch by batch, for `Trainer(compute_metrics=…)` with `batch_eval_metrics=True`.
-
-    Args:
-        id2label (`dict[int, str]`): names of the ids that are predicted, at least two.
-        ignore_index (`int`, *optional*, defaults to 255): label of the pixels to leave out.
-    """
-
-    def __init__(self, id2label: dict[int, str], ignore_index: int = 255):
-        self.id2label = id2label
-        self.metric = SemanticSegmentationMetric(num_labels=len(id2label), ignore_index=ignore_index)
-
-    def __call__(self, eval_prediction, compute_result: bool) -> dict[str, float]:
-        self.metric.add_batch(predictions=eval_prediction.predictions, references=eval_prediction.label_ids)
-        if not compute_result:
-            return {}
-        return named_results(self.metric.compute(), self.id2label)
-
-
-def named_results(results: dict, id2label: dict[int, str]) -> dict[str, float]:
-    """Results of the metric as one flat dictionary that can be logged and written as JSON.
-
-    Args:
-        results (`dict`): of [`SemanticSegmentationMetric.compute`].
-        id2label (`dict[int, str]`): class names.
-
-    Returns:
-        `dict[str, float]`: `mean_iou`, `mean_accuracy`, `overall_accuracy`, and `iou_<name>` of each class that
-        occurs, all in [0, 1].
-    """
-    named = {name: float(results[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-    for label_id, iou in enumerate(results["per_category_iou"]):
-        if not math.isnan(iou):
-            named[f"iou_{id2label[label_id]}"] = float(iou)
-    return named

@@ -17,7 +17,7 @@ from transformers.utils.import_utils import is_onnx_available, is_onnxruntime_av
 from offseg_hf.model_types import load_model
 from offseg_hf.models.image_processing_offseg import read_image
 from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
-from offseg_hf.prediction.label_maps import find_images
+from offseg_hf.prediction.photos import find_images
 
 TASKS = ("logits", "label_map")
 # What transformers.js calls the files: float32, 8-bit integers, float16.

@@ -22,9 +22,11 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from offseg_hf.data.presets import published_palette
 from offseg_hf.model_types import ignore_index, is_in_head, predicted_labels
-from offseg_hf.pictures.overlays import IGNORE_INDEX, default_palette, picture_sheet, save_picture
+from offseg_hf.pictures.overlays import IGNORE_INDEX, picture_sheet
+from offseg_hf.pictures.palettes import default_palette
 from offseg_hf.pictures.plots import draw_curves
-from offseg_hf.prediction.label_maps import evaluation_mode
+from offseg_hf.pictures.saving import save_picture
+from offseg_hf.prediction.evaluation_mode import evaluation_mode
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 
 EVALUATIONS, PREDICTIONS, CURVES = "evaluations.jsonl", "predictions", "curves.png"

@@ -1,12 +1,8 @@
 """Fine-tuning with transformers' stock `Trainer`: the paper's recipe, exact metrics, bounded memory."""
 
 import math
-from pathlib import Path
 
 from transformers import (
-    AutoConfig,
-    AutoModelForSemanticSegmentation,
-    Mask2FormerImageProcessorPil,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -24,149 +20,17 @@ from offseg_hf.data import (
 )
 from offseg_hf.data.labels import read_label_table
 from offseg_hf.data.presets import PRESETS, find_preset
-from offseg_hf.evaluation.protocol import BatchMetrics, predicted_label_maps
-from offseg_hf.model_types import auto_model_class, ignore_index, is_in_head, predicted_labels
+from offseg_hf.model_types import ignore_index, predicted_labels
 from offseg_hf.models.configuration_fields import LOSS_FIELDS
-from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
-from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
-from offseg_hf.training.arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
+from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.callbacks import check_reporting, watch
 from offseg_hf.training.lora import add_lora
+from offseg_hf.training.metrics import BatchMetrics, predicted_label_maps
+from offseg_hf.training.model import create_model, native_image_processor
 from offseg_hf.training.optimization import create_optimizer_and_scheduler
-from offseg_hf.training.trainer import SegmentationTrainer, broken_file, last_whole_checkpoint
-from offseg_hf.variants import variant_config
-
-
-def create_model(
-    variant: str | None,
-    model_name_or_path: str | None,
-    id2label: dict[int, str],
-    trust_remote_code: bool = False,
-    add_offset_learning: bool = False,
-    **overrides,
-) -> PreTrainedModel:
-    """A model to train: of a published architecture, or of given weights, or of that architecture with those weights.
-
-    Args:
-        variant (`str`, *optional*): a key of [`~offseg_hf.variants.VARIANTS`]; weights are random unless given, and
-            BatchNorm is then not frozen, whatever the variant does by default.
-        model_name_or_path (`str`, *optional*): folder or Hub id of the weights to start from. A classifier for another
-            number of classes is initialised anew; everything else that fits is loaded, and the rest reported.
-        id2label (`dict[int, str]`): names of the classes to learn.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with the weights.
-        add_offset_learning (`bool`, *optional*, defaults to `False`): whether to replace the classifier of the given
-            weights' model, any of transformers', by offset learning, see
-            [`OffsetLearningForSemanticSegmentation.from_base`].
-        **overrides: further fields of the configuration.
-
-    Returns:
-        [`transformers.PreTrainedModel`]
-
-    Raises:
-        ValueError: where neither architecture nor weights are given, the weights' encoder does not fit, or the
-            configuration does not have a field.
-    """
-    if variant is None and model_name_or_path is None:
-        raise ValueError("`variant` or `model_name_or_path` must be given; pass `--variant offseg-b0`.")
-    fields_given = list(overrides)
-    overrides |= {"id2label": id2label, "label2id": {label: label_id for label_id, label in id2label.items()}}
-    if add_offset_learning:
-        if variant is not None:
-            raise ValueError(
-                "`add_offset_learning` must be left out for a `variant`, which has it or is to go without, "
-                f"got {variant}; give the model to add it to as `--model_name_or_path` alone."
-            )
-        _check_fields(OffsetLearningConfig, fields_given)
-        return OffsetLearningForSemanticSegmentation.from_base(
-            model_name_or_path, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **overrides
-        )
-    if variant is not None:
-        config = variant_config(variant, **overrides)
-    else:
-        config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code, **overrides)
-    _check_fields(type(config), fields_given)
-    if model_name_or_path is None:
-        if getattr(config, "freeze_batch_norm", False) and "freeze_batch_norm" not in overrides:
-            config.freeze_batch_norm = False  # there are no statistics yet that are worth keeping
-        return auto_model_class(config).from_config(config)
-    model, report = auto_model_class(config).from_pretrained(
-        model_name_or_path,
-        config=config,
-        ignore_mismatched_sizes=True,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-    )
-    anew = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
-    if not all(is_in_head(name) for name in anew):
-        raise ValueError(
-            f"`model_name_or_path` must hold the encoder of {variant or config.model_type}, but that of "
-            f"{model_name_or_path} does not fit; choose the variant of the same kind and size."
-        )
-    return model
-
-
-def _check_fields(config_class, names):
-    for name in names:
-        if name not in config_class.__dataclass_fields__:
-            raise ValueError(
-                f"`{name}` must be left out, since models of type {config_class.model_type} do not have it."
-            )
-
-
-def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwrite: bool) -> str | None:
-    """The checkpoint to resume from, after a check that nothing is overwritten unasked.
-
-    Args:
-        output_dir (`str`): folder that the training writes to.
-        resume_from_checkpoint (`str`, *optional*): a checkpoint's folder, or `"last"` for the newest in `output_dir`.
-        overwrite (`bool`): whether to write into a folder that is not empty.
-
-    Returns:
-        `str` or `None`: the checkpoint's folder.
-
-    Raises:
-        FileNotFoundError: where there is no such checkpoint.
-        FileExistsError: where `output_dir` is not empty and neither resuming nor overwriting was asked for.
-    """
-    if resume_from_checkpoint is not None:
-        last = resume_from_checkpoint == "last"
-        checkpoint = last_whole_checkpoint(output_dir) if last else resume_from_checkpoint
-        if checkpoint is None or not Path(checkpoint).is_dir():
-            raise FileNotFoundError(
-                f"`resume_from_checkpoint` must be a checkpoint's folder, or 'last' for the newest in {output_dir}, "
-                f"but there is none for {resume_from_checkpoint!r}; leave it out to start anew."
-            )
-        if broken := broken_file(checkpoint):
-            raise ValueError(
-                f"`resume_from_checkpoint` must be a whole checkpoint, but {broken} in {checkpoint} is missing or cut "
-                "off; pass 'last' for the newest whole one."
-            )
-        return str(checkpoint)
-    if not overwrite and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
-        raise FileExistsError(
-            f"`output_dir` must be a new or empty folder, got {output_dir}; name another, or pass "
-            "`--resume_from_checkpoint last` to go on there, or `--overwrite` to start anew there."
-        )
-    return None
-
-
-def native_image_processor(config, image_processor):
-    """The image processor to save beside a model, which does what the one that it was trained with does.
-
-    Args:
-        config ([`transformers.PreTrainedConfig`]): the model's.
-        image_processor ([`OffSegImageProcessor`]): the one that it is trained with.
-
-    Returns:
-        [`transformers.BaseImageProcessor`]: itself; for models that classify masks Mask2Former's, which makes
-        instances, panoptic and semantic maps of their outputs.
-    """
-    if auto_model_class(config) is AutoModelForSemanticSegmentation:
-        return image_processor
-    names = ("size", "resample", "image_mean", "image_std", "rescale_factor", "do_reduce_labels")
-    settings = {name: getattr(image_processor, name) for name in names}
-    return Mask2FormerImageProcessorPil(**settings, size_divisor=0)  # by default it stretches to multiples of 32
+from offseg_hf.training.options import DataArguments, ModelArguments
+from offseg_hf.training.trainer import SegmentationTrainer
 
 
 class PassCallback(TrainerCallback):

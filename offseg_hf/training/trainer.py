@@ -5,14 +5,11 @@ The models train with the stock `Trainer` too; what is added here is for long ru
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
-from safetensors import SafetensorError, safe_open
-from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 from transformers import Trainer
@@ -21,13 +18,14 @@ from transformers.utils import logging
 
 from offseg_hf.data import EndlessStream
 from offseg_hf.data.streaming import StreamLoader
-from offseg_hf.evaluation.protocol import named_results
+from offseg_hf.evaluation.figures import named_results
 from offseg_hf.model_types import auto_model_class, ignore_index
+from offseg_hf.training.batch_norm import is_batch_norm, set_up_batch_norm
+from offseg_hf.training.checkpoints import STATE_FILE
 
 logger = logging.get_logger(__name__)
 
 UNFINISHED = ".unfinished"  # where a checkpoint is written before it appears
-STATE_FILE = "trainer_state.json"
 
 
 class SegmentationTrainer(Trainer):
@@ -194,102 +192,3 @@ class SegmentationTrainer(Trainer):
                 "The stream goes on with a new pass, since the checkpoint was written with other data or another "
                 "number of processes or workers."
             )
-
-
-# BatchNorm
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module is a BatchNorm, synchronised or not."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
-
-
-def set_up_batch_norm(model: nn.Module, args, train_dataset=None):
-    """Makes BatchNorm do what the arguments ask for, in place.
-
-    Args:
-        model (`torch.nn.Module`): the model.
-        args ([`~offseg_hf.training.arguments.SegmentationTrainingArguments`]): `batch_norm` is `"synchronized"`
-            (statistics over all processes; the default with several GPUs), `"local"` (over a process's own batch; the
-            default elsewhere) or `"frozen"` (the running statistics, which stay as they are).
-        train_dataset (`torch.utils.data.Dataset`, *optional*): the training data, of whose batches the last may be
-            smaller.
-
-    Raises:
-        ValueError: where it is to be synchronised without GPUs, or a batch would hold one image.
-    """
-    if not any(is_batch_norm(module) for module in model.modules()):
-        return
-    on_gpus = args.device.type == "cuda"
-    batch_norm = args.batch_norm or ("synchronized" if on_gpus and args.world_size > 1 else "local")
-    if batch_norm == "synchronized" and not on_gpus:
-        raise ValueError(
-            "`batch_norm` must be 'local' or 'frozen' on a CPU, where torch cannot synchronise it, got 'synchronized'."
-        )
-    if batch_norm == "synchronized":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    was_training = model.training
-    model.train()
-    learns = any(is_batch_norm(module) and module.training for module in model.modules())  # some models freeze theirs
-    model.train(was_training)
-    if train_dataset is None or batch_norm == "frozen" or not learns:
-        return
-    together = args.world_size if batch_norm == "synchronized" else 1
-    if args.train_batch_size * together == 1:
-        raise ValueError(
-            "`per_device_train_batch_size` must be at least 2 with BatchNorm, which needs several images to learn "
-            "from, got 1; pass `--batch_norm frozen` where weights are pre-trained."
-        )
-    num_images = len(train_dataset) if hasattr(train_dataset, "__len__") else 0
-    if args.world_size == 1 and not args.dataloader_drop_last and num_images % args.train_batch_size == 1:
-        raise ValueError(
-            f"`per_device_train_batch_size` must not leave a last batch of one image to BatchNorm, got "
-            f"{args.train_batch_size} for {num_images} images; pass `--dataloader_drop_last`."
-        )
-
-
-# Checkpoints
-
-
-def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a folder whose files can be read to their end; tells which were passed over.
-
-    Args:
-        output_dir (`str` or `Path`): folder that trainings write to.
-
-    Returns:
-        `Path` or `None`: the checkpoint's folder.
-    """
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
-    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        broken = broken_file(folder)
-        if broken is None:
-            return folder
-        logger.warning(f"{folder} is passed over, since {broken} in it is missing or cut off.")
-    return None
-
-
-def broken_file(checkpoint: str | Path) -> str | None:
-    """The first file of a checkpoint that is missing or cut off.
-
-    Args:
-        checkpoint (`str` or `Path`): the folder.
-
-    Returns:
-        `str` or `None`: its name; `None` where the checkpoint is whole.
-    """
-    checkpoint = Path(checkpoint)
-    if not list(checkpoint.glob("*.safetensors")):
-        return "model.safetensors"
-    for file in (checkpoint / STATE_FILE, *sorted(checkpoint.iterdir())):
-        try:
-            if file.suffix == ".safetensors":
-                with safe_open(file, "pt"):
-                    pass
-            elif file.suffix in (".pt", ".pth"):
-                zipfile.ZipFile(file).close()
-            elif file.suffix == ".json":
-                json.loads(file.read_text())
-        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
-            return file.name
-    return None

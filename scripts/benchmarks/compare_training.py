@@ -93,8 +93,8 @@ def measure(model, image_processor, id2label, args):
     from tqdm import tqdm
 
     from offseg_hf.data import load_segmentation_dataset
+    from offseg_hf.evaluation.figures import named_results
     from offseg_hf.evaluation.metric import SemanticSegmentationMetric
-    from offseg_hf.evaluation.protocol import named_results
     from offseg_hf.models.image_processing_offseg import read_mask
     from offseg_hf.prediction.label_maps import predict_label_map
 
@@ -111,7 +111,7 @@ def create(name, id2label):
     from transformers import ConvNextConfig, UperNetConfig, UperNetForSemanticSegmentation
 
     from offseg_hf import OffsetLearningForSemanticSegmentation
-    from offseg_hf.training.from_arguments import create_model
+    from offseg_hf.training.model import create_model
 
     variant, is_plain = name.removesuffix(PLAIN), name.endswith(PLAIN)
     if variant == "upernet":

@@ -18,17 +18,12 @@ from offseg_hf import OffSegImageProcessor
 from offseg_hf.data import load_segmentation_dataset
 from offseg_hf.data.labels import LabelTable
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.evaluation.figures import named_results
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
-from offseg_hf.evaluation.protocol import (
-    BatchMetrics,
-    Evaluation,
-    class_table,
-    evaluate_model,
-    named_results,
-    predicted_label_maps,
-)
+from offseg_hf.evaluation.protocol import Evaluation, class_table, evaluate_model
 from offseg_hf.models.image_processing_offseg import read_image, read_mask
-from offseg_hf.prediction.label_maps import label_maps_in_bands
+from offseg_hf.prediction.windows import label_maps_in_bands
+from offseg_hf.training.metrics import BatchMetrics, predicted_label_maps
 
 ID2LABEL = dict(enumerate(SCENE_LABELS))
 

@@ -6,12 +6,12 @@ from offseg_hf.pictures.overlays import (
     add_legend,
     colorize,
     confusion_matrix_picture,
-    default_palette,
     mark_errors,
     overlay,
     picture_sheet,
-    save_picture,
 )
+from offseg_hf.pictures.palettes import default_palette
+from offseg_hf.pictures.saving import save_picture
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
 NAMES = {0: "road", 1: "tree", 2: "sky"}

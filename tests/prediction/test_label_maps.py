@@ -13,7 +13,9 @@ from offseg_hf import (
 )
 from offseg_hf.model_types import predicted_labels
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
-from offseg_hf.prediction.label_maps import find_images, label_maps_in_bands, predict_label_map, sliding_window_logits
+from offseg_hf.prediction.label_maps import predict_label_map
+from offseg_hf.prediction.photos import find_images
+from offseg_hf.prediction.windows import label_maps_in_bands, sliding_window_logits
 
 TINY = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
 OFFSEG = {**TINY, "decoder_hidden_size": 16}

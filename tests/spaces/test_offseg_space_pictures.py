@@ -8,7 +8,7 @@ import pictures
 import pytest
 from PIL import Image
 
-from offseg_hf.pictures.overlays import default_palette
+from offseg_hf.pictures.palettes import default_palette
 
 
 def written(path, picture, **options):

@@ -20,11 +20,13 @@ from offseg_hf import OffSegImageProcessor
 from offseg_hf.data import TrainTransform, evaluation_dataset, load_segmentation_dataset, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
 from offseg_hf.models.image_processing_offseg import read_image, read_mask
-from offseg_hf.pictures.overlays import default_palette, picture_sheet
+from offseg_hf.pictures.overlays import picture_sheet
+from offseg_hf.pictures.palettes import default_palette
 from offseg_hf.prediction.label_maps import predict_label_map
-from offseg_hf.training.arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
+from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.callbacks import EvaluationRecord, TrainingRates, check_reporting, watch
 from offseg_hf.training.from_arguments import create_trainer, trainer_from_arguments
+from offseg_hf.training.options import DataArguments, ModelArguments
 
 ID2LABEL = dict(enumerate(SCENE_LABELS))
 CLASSES = {"num_labels": len(ID2LABEL), "id2label": ID2LABEL}

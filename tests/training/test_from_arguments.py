@@ -23,14 +23,11 @@ from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
 from offseg_hf.models.label_map import upsampled_label_map
-from offseg_hf.training.arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
-from offseg_hf.training.from_arguments import (
-    check_output_dir,
-    create_model,
-    create_trainer,
-    num_training_steps,
-    trainer_from_arguments,
-)
+from offseg_hf.training.arguments import SegmentationTrainingArguments
+from offseg_hf.training.checkpoints import check_output_dir
+from offseg_hf.training.from_arguments import create_trainer, num_training_steps, trainer_from_arguments
+from offseg_hf.training.model import create_model
+from offseg_hf.training.options import DataArguments, ModelArguments
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 ID2LABEL = dict(enumerate(SCENE_LABELS))

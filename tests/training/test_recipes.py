@@ -10,9 +10,10 @@ from transformers import HfArgumentParser, Trainer, TrainerCallback
 
 from offseg_hf import OffsetLearningForSemanticSegmentation
 from offseg_hf.models.offset_learning import ClassBias
-from offseg_hf.training.arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
+from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.from_arguments import complete_data_arguments
 from offseg_hf.training.optimization import create_optimizer_and_scheduler
+from offseg_hf.training.options import DataArguments, ModelArguments
 from offseg_hf.training.recipes import RECIPES, apply_recipe, read_recipe
 
 # Data set: crop, resize and evaluation edges, steps, images per step.

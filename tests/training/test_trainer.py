@@ -17,8 +17,9 @@ from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImagePr
 from offseg_hf.data import TrainTransform, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene, write_scenes
 from offseg_hf.training.arguments import SegmentationTrainingArguments
+from offseg_hf.training.batch_norm import set_up_batch_norm
+from offseg_hf.training.checkpoints import broken_file, last_whole_checkpoint
 from offseg_hf.training.from_arguments import create_trainer
-from offseg_hf.training.trainer import broken_file, last_whole_checkpoint, set_up_batch_norm
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 TRAIN = Path(__file__).with_name("train_tiny.py")

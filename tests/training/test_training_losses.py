@@ -6,8 +6,9 @@ import torch
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
 from offseg_hf.data import estimate_class_weights, load_segmentation_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
-from offseg_hf.training.arguments import DataArguments, ModelArguments, SegmentationTrainingArguments
+from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.from_arguments import trainer_from_arguments
+from offseg_hf.training.options import DataArguments, ModelArguments
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 

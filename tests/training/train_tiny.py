@@ -10,7 +10,8 @@ from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImagePr
 from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.from_arguments import check_output_dir, create_trainer
+from offseg_hf.training.checkpoints import check_output_dir
+from offseg_hf.training.from_arguments import create_trainer
 
 parser = argparse.ArgumentParser()
 parser.add_argument("output_dir")

@@ -1,0 +1,52 @@
+"""What BatchNorm does in a training: statistics over all processes, over each alone, or frozen."""
+
+from torch import nn
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm, synchronised or not."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def set_up_batch_norm(model: nn.Module, args, train_dataset=None):
+    """Makes BatchNorm do what the arguments ask for, in place.
+
+    Args:
+        model (`torch.nn.Module`): the model.
+        args ([`~offseg_hf.training.arguments.SegmentationTrainingArguments`]): `batch_norm` is `"synchronized"`
+            (statistics over all processes; the default with several GPUs), `"local"` (over a process's own batch; the
+            default elsewhere) or `"frozen"` (the running statistics, which stay as they are).
+        train_dataset (`torch.utils.data.Dataset`, *optional*): the training data, of whose batches the last may be
+            smaller.
+
+    Raises:
+        ValueError: where it is to be synchronised without GPUs, or a batch would hold one image.
+    """
+    if not any(is_batch_norm(module) for module in model.modules()):
+        return
+    on_gpus = args.device.type == "cuda"
+    batch_norm = args.batch_norm or ("synchronized" if on_gpus and args.world_size > 1 else "local")
+    if batch_norm == "synchronized" and not on_gpus:
+        raise ValueError(
+            "`batch_norm` must be 'local' or 'frozen' on a CPU, where torch cannot synchronise it, got 'synchronized'."
+        )
+    if batch_norm == "synchronized":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    was_training = model.training
+    model.train()
+    learns = any(is_batch_norm(module) and module.training for module in model.modules())  # some models freeze theirs
+    model.train(was_training)
+    if train_dataset is None or batch_norm == "frozen" or not learns:
+        return
+    together = args.world_size if batch_norm == "synchronized" else 1
+    if args.train_batch_size * together == 1:
+        raise ValueError(
+            "`per_device_train_batch_size` must be at least 2 with BatchNorm, which needs several images to learn "
+            "from, got 1; pass `--batch_norm frozen` where weights are pre-trained."
+        )
+    num_images = len(train_dataset) if hasattr(train_dataset, "__len__") else 0
+    if args.world_size == 1 and not args.dataloader_drop_last and num_images % args.train_batch_size == 1:
+        raise ValueError(
+            f"`per_device_train_batch_size` must not leave a last batch of one image to BatchNorm, got "
+            f"{args.train_batch_size} for {num_images} images; pass `--dataloader_drop_last`."
+        )

@@ -1,0 +1,93 @@
+"""Checkpoints on disk: which is the newest whole one, and where a training may write."""
+
+import json
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+STATE_FILE = "trainer_state.json"
+
+
+def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwrite: bool) -> str | None:
+    """The checkpoint to resume from, after a check that nothing is overwritten unasked.
+
+    Args:
+        output_dir (`str`): folder that the training writes to.
+        resume_from_checkpoint (`str`, *optional*): a checkpoint's folder, or `"last"` for the newest in `output_dir`.
+        overwrite (`bool`): whether to write into a folder that is not empty.
+
+    Returns:
+        `str` or `None`: the checkpoint's folder.
+
+    Raises:
+        FileNotFoundError: where there is no such checkpoint.
+        FileExistsError: where `output_dir` is not empty and neither resuming nor overwriting was asked for.
+    """
+    if resume_from_checkpoint is not None:
+        last = resume_from_checkpoint == "last"
+        checkpoint = last_whole_checkpoint(output_dir) if last else resume_from_checkpoint
+        if checkpoint is None or not Path(checkpoint).is_dir():
+            raise FileNotFoundError(
+                f"`resume_from_checkpoint` must be a checkpoint's folder, or 'last' for the newest in {output_dir}, "
+                f"but there is none for {resume_from_checkpoint!r}; leave it out to start anew."
+            )
+        if broken := broken_file(checkpoint):
+            raise ValueError(
+                f"`resume_from_checkpoint` must be a whole checkpoint, but {broken} in {checkpoint} is missing or cut "
+                "off; pass 'last' for the newest whole one."
+            )
+        return str(checkpoint)
+    if not overwrite and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
+        raise FileExistsError(
+            f"`output_dir` must be a new or empty folder, got {output_dir}; name another, or pass "
+            "`--resume_from_checkpoint last` to go on there, or `--overwrite` to start anew there."
+        )
+    return None
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest checkpoint of a folder whose files can be read to their end; tells which were passed over.
+
+    Args:
+        output_dir (`str` or `Path`): folder that trainings write to.
+
+    Returns:
+        `Path` or `None`: the checkpoint's folder.
+    """
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
+    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        broken = broken_file(folder)
+        if broken is None:
+            return folder
+        logger.warning(f"{folder} is passed over, since {broken} in it is missing or cut off.")
+    return None
+
+
+def broken_file(checkpoint: str | Path) -> str | None:
+    """The first file of a checkpoint that is missing or cut off.
+
+    Args:
+        checkpoint (`str` or `Path`): the folder.
+
+    Returns:
+        `str` or `None`: its name; `None` where the checkpoint is whole.
+    """
+    checkpoint = Path(checkpoint)
+    if not list(checkpoint.glob("*.safetensors")):
+        return "model.safetensors"
+    for file in (checkpoint / STATE_FILE, *sorted(checkpoint.iterdir())):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+            elif file.suffix in (".pt", ".pth"):
+                zipfile.ZipFile(file).close()
+            elif file.suffix == ".json":
+                json.loads(file.read_text())
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+            return file.name
+    return None

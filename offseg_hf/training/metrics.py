@@ -1,0 +1,44 @@
+"""What `Trainer` needs to measure while it trains: label maps of logits, and exact figures batch by batch."""
+
+import torch
+
+from offseg_hf.evaluation.figures import named_results
+from offseg_hf.evaluation.metric import SemanticSegmentationMetric
+from offseg_hf.models.label_map import upsampled_label_map
+from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
+
+
+def predicted_label_maps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Logits → label maps of the labels' resolution, for `Trainer(preprocess_logits_for_metrics=…)`.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, num_labels, height', width')`): or a tuple that begins with them,
+            or, of models that classify masks, with the logits of the queries' classes and masks.
+        labels (`torch.Tensor` of shape `(batch_size, height, width)`): only the size is read.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, height, width)`: class ids.
+    """
+    if isinstance(logits, (tuple, list)):
+        classifies_masks = logits[0].ndim == 3  # (B, Q, K + 1), and then the masks
+        logits = semantic_scores(*logits[:2]) if classifies_masks else logits[0]
+    return upsampled_label_map(logits, labels.shape[-2:])
+
+
+class BatchMetrics:
+    """Accumulates a confusion matrix batch by batch, for `Trainer(compute_metrics=…)` with `batch_eval_metrics=True`.
+
+    Args:
+        id2label (`dict[int, str]`): names of the ids that are predicted, at least two.
+        ignore_index (`int`, *optional*, defaults to 255): label of the pixels to leave out.
+    """
+
+    def __init__(self, id2label: dict[int, str], ignore_index: int = 255):
+        self.id2label = id2label
+        self.metric = SemanticSegmentationMetric(num_labels=len(id2label), ignore_index=ignore_index)
+
+    def __call__(self, eval_prediction, compute_result: bool) -> dict[str, float]:
+        self.metric.add_batch(predictions=eval_prediction.predictions, references=eval_prediction.label_ids)
+        if not compute_result:
+            return {}
+        return named_results(self.metric.compute(), self.id2label)

@@ -1,0 +1,102 @@
+"""The model to train: of a published architecture, of given weights, or both; and the image processor beside it."""
+
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, Mask2FormerImageProcessorPil, PreTrainedModel
+
+from offseg_hf.model_types import auto_model_class, is_in_head
+from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
+from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
+from offseg_hf.variants import variant_config
+
+
+def create_model(
+    variant: str | None,
+    model_name_or_path: str | None,
+    id2label: dict[int, str],
+    trust_remote_code: bool = False,
+    add_offset_learning: bool = False,
+    **overrides,
+) -> PreTrainedModel:
+    """A model to train: of a published architecture, or of given weights, or of that architecture with those weights.
+
+    Args:
+        variant (`str`, *optional*): a key of [`~offseg_hf.variants.VARIANTS`]; weights are random unless given, and
+            BatchNorm is then not frozen, whatever the variant does by default.
+        model_name_or_path (`str`, *optional*): folder or Hub id of the weights to start from. A classifier for another
+            number of classes is initialised anew; everything else that fits is loaded, and the rest reported.
+        id2label (`dict[int, str]`): names of the classes to learn.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with the weights.
+        add_offset_learning (`bool`, *optional*, defaults to `False`): whether to replace the classifier of the given
+            weights' model, any of transformers', by offset learning, see
+            [`OffsetLearningForSemanticSegmentation.from_base`].
+        **overrides: further fields of the configuration.
+
+    Returns:
+        [`transformers.PreTrainedModel`]
+
+    Raises:
+        ValueError: where neither architecture nor weights are given, the weights' encoder does not fit, or the
+            configuration does not have a field.
+    """
+    if variant is None and model_name_or_path is None:
+        raise ValueError("`variant` or `model_name_or_path` must be given; pass `--variant offseg-b0`.")
+    fields_given = list(overrides)
+    overrides |= {"id2label": id2label, "label2id": {label: label_id for label_id, label in id2label.items()}}
+    if add_offset_learning:
+        if variant is not None:
+            raise ValueError(
+                "`add_offset_learning` must be left out for a `variant`, which has it or is to go without, "
+                f"got {variant}; give the model to add it to as `--model_name_or_path` alone."
+            )
+        _check_fields(OffsetLearningConfig, fields_given)
+        return OffsetLearningForSemanticSegmentation.from_base(
+            model_name_or_path, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **overrides
+        )
+    if variant is not None:
+        config = variant_config(variant, **overrides)
+    else:
+        config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code, **overrides)
+    _check_fields(type(config), fields_given)
+    if model_name_or_path is None:
+        if getattr(config, "freeze_batch_norm", False) and "freeze_batch_norm" not in overrides:
+            config.freeze_batch_norm = False  # there are no statistics yet that are worth keeping
+        return auto_model_class(config).from_config(config)
+    model, report = auto_model_class(config).from_pretrained(
+        model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    anew = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    if not all(is_in_head(name) for name in anew):
+        raise ValueError(
+            f"`model_name_or_path` must hold the encoder of {variant or config.model_type}, but that of "
+            f"{model_name_or_path} does not fit; choose the variant of the same kind and size."
+        )
+    return model
+
+
+def _check_fields(config_class, names):
+    for name in names:
+        if name not in config_class.__dataclass_fields__:
+            raise ValueError(
+                f"`{name}` must be left out, since models of type {config_class.model_type} do not have it."
+            )
+
+
+def native_image_processor(config, image_processor):
+    """The image processor to save beside a model, which does what the one that it was trained with does.
+
+    Args:
+        config ([`transformers.PreTrainedConfig`]): the model's.
+        image_processor ([`OffSegImageProcessor`]): the one that it is trained with.
+
+    Returns:
+        [`transformers.BaseImageProcessor`]: itself; for models that classify masks Mask2Former's, which makes
+        instances, panoptic and semantic maps of their outputs.
+    """
+    if auto_model_class(config) is AutoModelForSemanticSegmentation:
+        return image_processor
+    names = ("size", "resample", "image_mean", "image_std", "rescale_factor", "do_reduce_labels")
+    settings = {name: getattr(image_processor, name) for name in names}
+    return Mask2FormerImageProcessorPil(**settings, size_divisor=0)  # by default it stretches to multiples of 32
