@@ -1,5 +1,7 @@
 """Pictures whose files appear whole or not at all."""
 
+from offseg_hf.files import whole_file
+
 
 def save_picture(picture, path, **options):
     """Saves a picture so that its file appears whole or not at all.
