@@ -55,16 +55,9 @@ NO_OFFSETS = """<p class="empty">{} does not classify pixels by offset learning:
 layer aligns masks, which do not stand for one class each. Choose another model to see its offsets.</p>"""
 
 
-class PhotoInput(gr.Image):
-    """An image component that hands on the path of an uploaded file, which `read_photo` opens within our limits.
-
-    It is a class of its own since Gradio makes components anew from their class where an example was clicked.
-    """
-
-    is_template = True  # shown as its base class is
-
-    def preprocess(self, payload):
-        return payload and payload.path
+# Uploaded files reach `read_photo` unopened. This is set for the class, since Gradio makes components anew when an
+# example is clicked; a class of our own would have it write a file of type hints into this folder.
+gr.Image.preprocess = lambda component, payload: payload and payload.path
 
 
 @contextmanager
@@ -173,7 +166,7 @@ def build_demo():
         gr.Markdown(TITLE, elem_id="title")
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                photo = PhotoInput(label="Photo", type="filepath", height=300, elem_id="photo")
+                photo = gr.Image(label="Photo", type="filepath", height=300, elem_id="photo")
                 model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 examples = gr.Examples(
@@ -205,9 +198,7 @@ def build_demo():
         # photo.change would come twice where one photo replaces another.
         for event in (photo.input, examples.load_input_event.success, model.change, button.click):
             segmented = event(segment, inputs, outputs, show_progress_on=view, **latest, **queued)
-            segmented.success(
-                show_offsets, [photo, model, chosen], offset_outputs, api_visibility="private", **queued
-            )
+            segmented.success(show_offsets, [photo, model, chosen], offset_outputs, api_visibility="private", **queued)
             # So that no old result is left beside a new photo.
             segmented.failure(lambda: [None] * len(outputs), None, outputs, api_visibility="private")
         chosen.input(show_offsets, [photo, model, chosen], offset_outputs, **latest, **queued)
