@@ -1,9 +1,5 @@
 """The Space's models of every family, and what it shows of their offsets."""
 
-import json
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -12,95 +8,22 @@ import offsets
 import pytest
 import segmenter
 import torch
-from hub_double import HubDouble
 from running_space import SPACE
+from space_models import PER_PIXEL, mask2former, offseg, saved, segformer
 from torch.nn import functional as F
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
-    Mask2FormerImageProcessorPil,
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
-    SegformerImageProcessorPil,
 )
 
 from offseg_hf import (
-    OffSegConfig,
-    OffSegEfficientFormerConfig,
-    OffSegEfficientFormerForSemanticSegmentation,
     OffSegForSemanticSegmentation,
     OffSegImageProcessor,
-    OffSegMask2FormerConfig,
-    OffSegMask2FormerForUniversalSegmentation,
-    OffSegSegNextConfig,
-    OffSegSegNextForSemanticSegmentation,
     OffsetLearning,
-    OffsetLearningForSemanticSegmentation,
 )
 from offseg_hf.data.scenes import draw_scene
-from offseg_hf.hub import write_repository
 
 TINY = SPACE / "tiny-street-scenes"
-MIT = {
-    "depths": (1, 1, 1, 1),
-    "hidden_sizes": (8, 8, 16, 16),
-    "num_attention_heads": (1, 1, 2, 2),
-    "decoder_hidden_size": 16,
-}
-
-
-def offseg(num_labels):
-    return OffSegForSemanticSegmentation(OffSegConfig(**MIT, num_labels=num_labels))
-
-
-def segformer(num_labels):
-    return SegformerForSemanticSegmentation(SegformerConfig(**MIT, num_labels=num_labels))
-
-
-def segnext(num_labels):
-    sizes = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "decoder_hidden_size": 16, "num_groups": 4}
-    return OffSegSegNextForSemanticSegmentation(OffSegSegNextConfig(**sizes, nmf_rank=4, num_labels=num_labels))
-
-
-def efficientformer(num_labels):
-    config = OffSegEfficientFormerConfig(
-        hidden_sizes=(8, 8, 16, 16), depths=(1, 1, 1, 1), mlp_ratios=((2,),) * 4, num_attention_blocks=1,
-        num_attention_heads=2, key_dim=4, value_dim=8, downsample_key_dim=4, downsample_value_dim=8,
-        attention_grid_size=4, neck_hidden_sizes=(32,) * 4, decoder_hidden_size=16, num_groups=4,
-        num_labels=num_labels,
-    )  # fmt: skip
-    return OffSegEfficientFormerForSemanticSegmentation(config)
-
-
-def wrapper(num_labels):
-    return OffsetLearningForSemanticSegmentation.from_base(segformer(num_labels))
-
-
-def mask2former(num_labels):
-    swin = {"model_type": "swin", "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2], "window_size": 4}
-    config = OffSegMask2FormerConfig(
-        backbone_config=swin | {"out_features": [f"stage{stage}" for stage in range(1, 5)]},
-        feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16, dim_feedforward=16,
-        encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=5, num_labels=num_labels,
-    )  # fmt: skip
-    return OffSegMask2FormerForUniversalSegmentation(config)
-
-
-PER_PIXEL = (offseg, segnext, efficientformer, wrapper)
-
-
-def saved(make_model, folder, num_labels=4):
-    """A folder with a model whose answers vary from pixel to pixel."""
-    torch.manual_seed(0)
-    model = make_model(num_labels)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            parameter.data.normal_(std=0.5 if "offset_proj" in name else 0.2)
-    model.save_pretrained(folder)
-    processor_class = Mask2FormerImageProcessorPil if make_model is mask2former else OffSegImageProcessor
-    processor_class(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
-    return folder
-
 
 # Models
 
@@ -176,7 +99,7 @@ def test_work_is_stopped_when_it_takes_too_long(tiny, photo, monkeypatch):
 def test_work_is_stopped_soon_after_the_limit(slow_part, tmp_path, monkeypatch):
     if slow_part == "model":
         folder, photo = saved(offseg, tmp_path), draw_scene(0, (64, 64))[0]
-        OffSegImageProcessor(size=1536).save_pretrained(folder)
+        OffSegImageProcessor(size=1024).save_pretrained(folder)
     else:
         folder, photo = saved(segformer, tmp_path, num_labels=150), draw_scene(0, (100, 100))[0].resize((1500, 1500))
     model = segmenter.Segmenter(folder)
@@ -228,72 +151,6 @@ def test_models_are_those_that_were_named_and_the_tiny_one(tmp_path, caplog):
     assert list(models) == ["mine", "tiny-street-scenes"]
     assert left_out == ["nothing"]
     assert f"OFFSEG_MODELS: {tmp_path / 'nothing'} was left out" in caplog.text
-
-
-WITHOUT_THE_PACKAGE = """
-import json, os, sys
-sys.modules["offseg_hf"] = None  # importing it raises an ImportError
-import numpy, segmenter
-from PIL import Image
-models, left_out = segmenter.load_segmenters(os.environ["OFFSEG_MODELS"])
-print(json.dumps({"classes": {name: len(model.classes) for name, model in models.items()}, "left_out": left_out}))
-numpy.savez("labels.npz", **{name: model.segment(Image.open("photo.png")) for name, model in models.items()})
-"""
-
-
-@pytest.fixture(scope="module")
-def without_the_package(photo, tmp_path_factory):
-    """What one process without this package loads: the models' classes, those left out, and what was expected.
-
-    It is given a model of every family, from a folder and from the Hub, and one at two revisions.
-    """
-    folder = tmp_path_factory.mktemp("models")
-    photo.save(folder / "photo.png")
-    expected, names = {}, []
-    with HubDouble() as hub:
-        for make_model in (*PER_PIXEL, mask2former):
-            name = make_model.__name__
-            own = saved(make_model, folder / f"{name}-saved")
-            expected[name] = segmenter.Segmenter(own).segment(photo)
-            published = folder / name
-            published.mkdir()
-            files = write_repository(own, published, f"org/{name}")
-            hub.create(f"org/{name}", files={file.name: file.read_bytes() for file in files})
-            names += [str(published), f"org/{name}"]
-
-        revisions = []
-        for num_labels in (3, 5):
-            own = saved(segformer, folder / str(num_labels), num_labels)
-            SegformerImageProcessorPil().save_pretrained(own)  # since the process does not know this package's own
-            revisions.append({file.name: file.read_bytes() for file in own.iterdir()})
-        repository = hub.create("org/model", files=revisions[0])
-        first = repository.commits[-1].oid
-        repository.commit("more classes", {**repository.commits[-1].files, **revisions[1]})
-        names += ["org/model", f"org/model@{first}"]
-
-        environment = hub.environment(folder / "home") | {"PYTHONPATH": str(SPACE), "OFFSEG_MODELS": ",".join(names)}
-        command = [sys.executable, "-c", WITHOUT_THE_PACKAGE]
-        environment = {**os.environ, **environment}
-        done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "labels": np.load(folder / "labels.npz"), "expected": expected, "first": first}
-
-
-def test_models_of_every_family_are_offered_from_folders_and_from_the_hub_without_the_package(without_the_package):
-    found, expected = without_the_package["labels"], without_the_package["expected"]
-    assert without_the_package["left_out"] == []
-    assert len(expected) == 5 and {"tiny-street-scenes", *expected, *(f"org/{name}" for name in expected)} <= set(
-        found
-    )
-    for name, labels in expected.items():
-        for source in (name, f"org/{name}"):
-            assert (found[source] == labels).mean() > 0.999  # other threads may decide a tie
-
-
-def test_model_is_loaded_at_its_revision_when_one_is_named(without_the_package):
-    classes = without_the_package["classes"]
-    assert classes["org/model"] == 5 and classes[f"org/model@{without_the_package['first']}"] == 3
-    assert classes["tiny-street-scenes"] == 8
 
 
 # Offset learning

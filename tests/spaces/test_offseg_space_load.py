@@ -1,4 +1,4 @@
-"""The Space under load: no answer lost or mixed up, memory flat, a photo of twelve megapixels, and as fast as the package.
+"""The Space under load: no answer lost or mixed up, memory flat; its speed, and a photo of twelve megapixels.
 
 Minutes; needs gradio: `pytest -m slow tests/spaces`.
 """

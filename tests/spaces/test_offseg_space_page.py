@@ -1,10 +1,7 @@
-"""The Space's page and its endpoint, without a browser: answers, refusals, limits, a GPU that is lent."""
+"""The Space's page and its endpoint, without a browser: answers, refusals, limits."""
 
 import contextlib
 import io
-import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -142,54 +139,3 @@ def test_endpoint_says_what_is_wrong_when_an_example_was_chosen_before(app, clie
         (path,) = httpx.post(f"{api}/upload", files={"files": file}, timeout=60).json()
     events = call("segment", {"path": path, "meta": {"_type": "gradio.FileData"}}, "tiny-street-scenes", 0.5)
     assert "no picture that can be read here" in events
-
-
-# What the platform's package does as far as it matters: another process works, errors but Gradio's lose their message.
-LENT_GPU = """
-import pickle, sys
-
-assert "torch" not in sys.modules
-calls = []
-
-
-def GPU(function):
-    def on_lent_gpu(*arguments):
-        import gradio
-
-        calls.append(function.__name__)
-        try:
-            return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
-        except gradio.Error:
-            raise
-        except Exception as error:
-            raise gradio.Error(type(error).__name__) from None
-
-    return on_lent_gpu
-"""
-ON_LENT_GPU = """
-import sys, app, segmenter, spaces
-
-demo = app.build_demo()
-functions = {each.name: each.fn for each in demo.fns.values()}
-segment, show_offsets = functions["segment"], functions["show_offsets"]
-model = "tiny-street-scenes"
-print(segment(sys.argv[1], model, 0.5)[3]["width"], show_offsets(sys.argv[1], model, None)[2].count("<img"))
-segmenter.TIME_LIMIT = -1
-for function, arguments in ((segment, (sys.argv[1], model, 0.5)), (show_offsets, (sys.argv[1], model, None))):
-    try:
-        function(*arguments)
-    except app.gr.Error as error:
-        print(error.message)
-print(spaces.calls)
-"""
-
-
-def test_gpu_is_borrowed_for_the_models_work_alone_where_the_platform_lends_one(app, photo_file, tmp_path):
-    (tmp_path / "platform").mkdir()
-    (tmp_path / "platform" / "spaces.py").write_text(LENT_GPU)
-    environment = {**os.environ, "PYTHONPATH": f"{SPACE}{os.pathsep}{tmp_path / 'platform'}", "OFFSEG_MODELS": ""}
-    command = [sys.executable, "-c", ON_LENT_GPU, str(photo_file)]
-    output = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
-    first, *refusals, calls = output.strip().splitlines()
-    assert first == "150 2" and calls == str(["label_map", "offsets"] * 2)
-    assert len(refusals) == 2 and all("took more than -1 seconds" in refusal for refusal in refusals)

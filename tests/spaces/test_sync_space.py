@@ -47,7 +47,7 @@ def test_check_names_what_differs_and_the_script_repairs_it(sync_space, clone, c
     (space / "package_copies.py").write_text("old = True\n")
     (space / "tiny-street-scenes" / "label_map.py").unlink()
     (space / "tiny-street-scenes" / "left_over.py").write_text("old = True\n")
-    with pytest.raises(SystemExit, match="differ from the package's code: run python scripts/sync_space.py"):
+    with pytest.raises(SystemExit, match=r"differ from the package's code: run python scripts/sync_space.py"):
         sync_space.main(["--check"])
     names = ["package_copies.py", "tiny-street-scenes/label_map.py", "tiny-street-scenes/left_over.py"]
     assert capsys.readouterr().out.split() == [f"spaces/offseg/{name}" for name in names]
