@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from offsets import compute_offsets, find_offset_learning
 from package_copies import auto_model_class, predicted_labels, semantic_scores, upsampled_label_map
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoImageProcessor
 
@@ -20,26 +21,51 @@ TINY_MODEL = Path(__file__).parent / "tiny-street-scenes"
 TIME_LIMIT = 60  # seconds for one photo
 
 
-class Deadline(TorchFunctionMode):
-    """Stops what runs in a `with` block at its first call of a torch function after the time limit.
+class Deadline:
+    """A time limit for what one thread computes. It leaves models as they are.
 
-    Hooks could do that too, but a model with hooks in its head gives up the faster way to compute it on a CPU.
+    Hooks of a model's own would do too, but one with hooks in its head gives up the faster way to compute it on a CPU.
 
     Args:
-        seconds (`float`): the limit, from the construction on.
-
-    Raises:
-        TimeoutError: inside the block, when the time is over.
+        seconds (`float`): the limit, from now on.
     """
 
     def __init__(self, seconds):
-        super().__init__()
         self.seconds = seconds
         self.end = time.monotonic() + seconds
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def check(self):
+        """Raises a `TimeoutError` when the time is over."""
         if time.monotonic() > self.end:
             raise TimeoutError(f"This model took more than {self.seconds} seconds for this photo: send a smaller one.")
+
+    @contextmanager
+    def checked_by_modules(self):
+        """Checks, in a `with` block, before each module is called: for models, which have no long steps."""
+        thread = threading.get_ident()
+
+        def check(module, inputs):
+            if threading.get_ident() == thread:  # the hook sees those of all threads
+                self.check()
+
+        hook = register_module_forward_pre_hook(check)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def checked_by_functions(self):
+        """Checks, in a `with` block, before each torch function: for work that no module does."""
+        return _CheckedFunctions(self)
+
+
+class _CheckedFunctions(TorchFunctionMode):
+    def __init__(self, deadline):
+        super().__init__()
+        self.deadline = deadline
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.deadline.check()
         return function(*args, **(kwargs or {}))
 
 
@@ -91,13 +117,13 @@ class Segmenter:
         Raises:
             TimeoutError: where it takes more than `TIME_LIMIT` seconds.
         """
-        with self._computing():
-            outputs = self._forward(photo)
+        with self._computing() as deadline:
+            outputs = self._forward(photo, deadline)
             if "class_queries_logits" in outputs:  # masks were classified, not pixels
                 scores = semantic_scores(outputs.class_queries_logits, outputs.masks_queries_logits)
             else:
                 scores = outputs.logits.float()
-            return self._label_map(scores, (photo.height, photo.width))
+            return self._label_map(scores, (photo.height, photo.width), deadline)
 
     def analyze_offsets(self, photo, size):
         """What the model's offset learning does for a photo.
@@ -116,30 +142,35 @@ class Segmenter:
         if self.layer is None:
             return None
         features = []
-        with self._computing():
+        with self._computing() as deadline:
             hook = self.layer.register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0][0]))
             try:
-                self._forward(photo)
+                self._forward(photo, deadline)
             finally:
                 hook.remove()
-            offsets = compute_offsets(self.layer, features[-1])
-            label_maps = {name: self._label_map(logits[None], size) for name, logits in offsets.logits.items()}
+            with deadline.checked_by_functions():
+                offsets = compute_offsets(self.layer, features[-1])
+            label_maps = {
+                name: self._label_map(logits[None], size, deadline) for name, logits in offsets.logits.items()
+            }
             values = [value.cpu() if isinstance(value, torch.Tensor) else {} for value in offsets]
             return type(offsets)(*values), label_maps
 
     @contextmanager
     def _computing(self):
-        """One photo at a time, without gradients, and no longer than `TIME_LIMIT`."""
-        with self._lock, torch.inference_mode(), Deadline(TIME_LIMIT):
-            yield
+        """One photo at a time, without gradients; gives the deadline."""
+        with self._lock, torch.inference_mode():
+            yield Deadline(TIME_LIMIT)
 
-    def _forward(self, photo):
+    def _forward(self, photo, deadline):
         pixel_values = self.image_processor(images=photo, return_tensors="pt")["pixel_values"]
-        return self.model(pixel_values=pixel_values.to(self.model.device))
+        with deadline.checked_by_modules():
+            return self.model(pixel_values=pixel_values.to(self.model.device))
 
-    def _label_map(self, scores, size):
+    def _label_map(self, scores, size, deadline):
         """The label map (height, width) of scores (1, K, h, w), in as few bits as hold the ids."""
-        labels = upsampled_label_map(scores, size)[0]
+        with deadline.checked_by_functions():
+            labels = upsampled_label_map(scores, size)[0]
         return labels.cpu().numpy().astype(np.uint8 if scores.shape[1] <= 256 else np.uint16)
 
 
