@@ -57,7 +57,7 @@ def overlay(image, label_map, palette, opacity=0.5):
             f"`label_map` must have the size of the photo, {image.height}x{image.width}, got "
             f"{colours.height}x{colours.width}: resize it with nearest-neighbour interpolation."
         )
-    image = image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy an RGB one too
     tinted = Image.blend(image, colours, opacity)
     if len(palette) <= IGNORE_INDEX:
         tinted.paste(image, mask=Image.fromarray(np.asarray(label_map) == IGNORE_INDEX))

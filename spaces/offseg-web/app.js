@@ -20,7 +20,7 @@ const [photo, dtype, opacity, status, result, picture, legend, download] = [
 
 const models = new Map(); // dtype → promise of the model and its image processor
 let shown = null; // canvases of the photo and of the classes' colours
-let latest = 0; // number of the last request; the results of earlier ones are dropped
+let latest = 0; // number of the last request; results of earlier ones are not shown
 
 photo.addEventListener("change", segment);
 dtype.addEventListener("change", segment);
@@ -104,7 +104,7 @@ async function load(type, say) {
 function canvasOf(bitmap, height, width) {
   const canvas = Object.assign(document.createElement("canvas"), { height, width });
   const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high"; // averages where it makes smaller, as Pillow does and transformers.js does not
+  context.imageSmoothingQuality = "high"; // averages when it scales down, as Pillow does; transformers.js does not
   context.drawImage(bitmap, 0, 0, width, height);
   return canvas;
 }
@@ -123,7 +123,7 @@ function labelMap({ dims, data }, height, width) {
   const best = new Float32Array(width);
   const labels = new Uint16Array(height * width);
   taps(height, rows).forEach(([top, bottom, down], y) => {
-    best.fill(classes === 1 ? 0 : -Infinity); // a single class is told from the background, 0
+    best.fill(classes === 1 ? 0 : -Infinity); // with a single class: 1 where its logit is above 0, else background, 0
     for (let id = 0; id < classes; id++) {
       const start = id * rows * columns;
       for (let x = 0; x < columns; x++) {

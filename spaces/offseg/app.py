@@ -9,7 +9,7 @@ try:
 except ImportError:
 
     def GPU(function):  # noqa: N802
-        """Nothing, where the machine's own devices are used."""
+        """The function itself, elsewhere than on ZeroGPU."""
         return function
 
 
@@ -26,25 +26,16 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import torch
-from inside import attention_page, comparison_page
-from pictures import (
-    MAX_BYTES,
-    PhotoError,
-    data_uri,
-    fitted_size,
-    label_picture,
-    overlay,
-    palette,
-    percent,
-    read_photo,
-)
+from offset_pages import attention_page, comparison_page
+from package_copies import default_palette, overlay
+from pictures import MAX_BYTES, PhotoError, data_uri, fitted_size, label_picture, percent, read_photo
 from PIL import Image
 from segmenter import load_segmenters
 
 HERE = Path(__file__).parent
 VIEW_SIDE = 1200  # longest side in pixels of what the viewer shows; downloads have the photo's own size
-INSIDE_SIDE = 480
-MAX_QUEUE = 32
+OFFSETS_SIDE = 480  # the same for the pictures of the second tab
+MAX_QUEUE = 32  # requests that may wait
 
 TITLE = """
 # OffSeg: offset learning for semantic segmentation
@@ -53,20 +44,25 @@ A class for every pixel of your photo, by small models that shift classes and pi
 compare them ([paper](https://arxiv.org/abs/2508.08811)).
 """
 TINY_NOTE = (
-    "*tiny-street-scenes* has 0.2 M parameters and has seen nothing but drawn streets: try the examples with it."
+    "*tiny-street-scenes* has 0.2 M parameters and was trained on drawn streets alone: try the examples with it."
 )
-PRIVACY = "Photos and results are deleted within an hour, and nothing is kept of them."
+PRIVACY = "Photos and results are deleted within an hour; no copies are kept."
 IDEA = """A plain classifier compares the features E of each pixel with one fixed vector W for each class. Offset
 learning first moves the classes by ΔW towards this photo and the pixels by ΔE towards the classes, both read from one
 attention, A = E Wᵀ."""
 NO_PHOTO = '<p class="empty">Drop a photo, or pick an example.</p>'
-NO_OFFSETS = """<p class="empty">{} does not classify pixels by offset learning: it has none, or aligns masks by it,
-which have no class of their own. There is nothing to show; choose another model.</p>"""
+NO_OFFSETS = """<p class="empty">{} does not classify pixels by offset learning: either it has no such layer, or the
+layer aligns masks, which do not stand for one class each. Choose another model to see its offsets.</p>"""
+
+
+# Uploaded files reach `read_photo` unopened. This is set for the class, since Gradio makes components anew when an
+# example is clicked; a class of our own would have it write a file of type hints into this folder.
+gr.Image.preprocess = lambda component, payload: payload and payload.path
 
 
 @contextmanager
-def told_to_the_person():
-    """What is wrong with a photo is shown on the page; any other error is logged, and shown as an error alone."""
+def photo_errors_shown():
+    """Shows the message of a `PhotoError` or `TimeoutError` on the page; of other errors Gradio shows none."""
     try:
         yield
     except (PhotoError, TimeoutError) as error:
@@ -74,40 +70,40 @@ def told_to_the_person():
 
 
 def build_demo():
-    """The page.
+    """The page, with the models that the environment variable `OFFSEG_MODELS` names and the tiny one of this folder.
 
-    The environment variable `OFFSEG_MODELS` names the models: folders or Hub ids, separated by commas, perhaps with a
-    revision (`org/name@revision`). Code that comes with them is run. The tiny model of this folder is offered too.
+    `OFFSEG_MODELS` holds folders or Hub ids, separated by commas, each perhaps with a revision
+    (`org/name@revision`). Code that comes with the models is run.
 
     Returns:
-        `gradio.Blocks`: to be launched with the arguments [`LAUNCH`].
+        `gradio.Blocks`: to be launched with the arguments `LAUNCH`.
     """
     segmenters, left_out = load_segmenters(os.environ.get("OFFSEG_MODELS", ""))
     names = list(segmenters)
 
-    # On a GPU that is lent another process works: what goes in and out must be ordinary objects (names, pictures,
-    # arrays), and of errors only Gradio's own keep their message.
+    # ZeroGPU runs these two functions in another process: arguments and results must be picklable (names, pictures,
+    # arrays), and only Gradio's own errors keep their messages.
     @GPU
     def label_map(model, photo):
-        with told_to_the_person():
+        with photo_errors_shown():
             return segmenters[model].segment(photo)
 
     @GPU
     def offsets(model, photo, size):
-        with told_to_the_person():
-            return segmenters[model].look_inside(photo, size)
+        with photo_errors_shown():
+            return segmenters[model].analyze_offsets(photo, size)
 
     def segment(photo, model, opacity):
-        """What the first tab shows of a photo, and the files to download."""
+        """What the first tab shows: the viewer's value, the files to download and the report."""
         if photo is None:
             return None, None, None, None
         start = time.perf_counter()
-        with told_to_the_person():
+        with photo_errors_shown():
             picture = read_photo(photo)
         labels = label_map(model, picture)
         seconds = time.perf_counter() - start
         id2label = segmenters[model].labels
-        colours = palette(len(id2label))
+        colours = default_palette(len(id2label))
         report = {
             "model": model,
             "width": picture.width,
@@ -129,31 +125,31 @@ def build_demo():
         return segment(photo, model, opacity)[1:]
 
     def repaint(photo, labels, report, opacity):
-        """The overlay's file, for another opacity; `None` where the photo is another one by now."""
+        """The overlay's file at another opacity; `None` where the label map is not of this photo."""
         if not (photo and labels and report):
             return None
-        with told_to_the_person():
+        with photo_errors_shown():
             picture = read_photo(photo)
         with Image.open(labels) as file:
             ids = np.asarray(file)
         if ids.shape != (picture.height, picture.width):
             return None
         folder = Path(tempfile.mkdtemp(dir=results_folder))
-        colours = palette(len(segmenters[report["model"]].labels))
+        colours = default_palette(len(segmenters[report["model"]].labels))
         overlay(picture, ids, colours, opacity).save(folder / "overlay.png", compress_level=1)
         return folder / "overlay.png"
 
-    def look_inside(photo, model, chosen):
-        """The second tab's classes and contents."""
+    def show_offsets(photo, model, chosen):
+        """What the second tab shows: a comparison, the choice of classes and the attention of the chosen one."""
         if photo is None:
             return NO_PHOTO, gr.Dropdown(choices=[], value=None), ""
-        with told_to_the_person():
+        with photo_errors_shown():
             picture = read_photo(photo)
-        small = picture.resize(fitted_size(picture.size, INSIDE_SIDE), Image.Resampling.LANCZOS)
-        inside = offsets(model, picture, (small.height, small.width))
-        if inside is None:
+        small = picture.resize(fitted_size(picture.size, OFFSETS_SIDE), Image.Resampling.LANCZOS)
+        analysis = offsets(model, picture, (small.height, small.width))
+        if analysis is None:
             return NO_OFFSETS.format(html.escape(model)), gr.Dropdown(choices=[], value=None), ""
-        numbers, label_maps = inside
+        numbers, label_maps = analysis
         classes = segmenters[model].classes
         if chosen not in classes:
             largest = np.bincount(label_maps["both"].ravel()).argmax()
@@ -171,7 +167,6 @@ def build_demo():
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 photo = gr.Image(label="Photo", type="filepath", height=300, elem_id="photo")
-                photo.preprocess = lambda file: file and file.path  # unread, to be opened within our limits alone
                 model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 examples = gr.Examples(
@@ -185,43 +180,43 @@ def build_demo():
                         label_file = gr.DownloadButton("Label map (PNG of class ids)", elem_id="label-map")
                         overlay_file = gr.DownloadButton("Overlay (PNG)", elem_id="overlay")
                     report = gr.JSON(visible=False, label="Report")
-                with gr.Tab("Offset learning", elem_id="inside"):
+                with gr.Tab("Offset learning", elem_id="offsets"):
                     gr.Markdown(IDEA)
                     comparison = gr.HTML(NO_PHOTO)
                     chosen = gr.Dropdown([], label="Class whose attention is shown", elem_id="chosen")
                     attention = gr.HTML()
         gr.Markdown(f"{TINY_NOTE} {PRIVACY}{note}", elem_id="note")
 
-        results_folder = Path(view.GRADIO_CACHE, "results")  # from where results are served and in time deleted
+        results_folder = Path(view.GRADIO_CACHE, "results")  # Gradio serves files from there, and deletes old ones
         results_folder.mkdir(parents=True, exist_ok=True)
-        waiting = {"concurrency_id": "model", "concurrency_limit": 1}
+        queued = {"concurrency_id": "model", "concurrency_limit": 1}  # one photo at a time
         inputs, outputs = [photo, model, opacity], [view, label_file, overlay_file, report]
-        explained = [comparison, chosen, attention]
-        # The first of all, since others would otherwise take the name.
-        gr.Button(visible=False).click(segment_for_programs, inputs, outputs[1:], api_name="segment", **waiting)
-        inner = {"api_visibility": "private", "trigger_mode": "always_last"}
-        # Not photo.change, which comes twice when one photo replaces another.
+        offset_outputs = [comparison, chosen, attention]
+        # Before the other events: those named after the same function would otherwise get the endpoint's name.
+        gr.Button(visible=False).click(segment_for_programs, inputs, outputs[1:], api_name="segment", **queued)
+        latest = {"api_visibility": "private", "trigger_mode": "always_last"}
+        # photo.change would come twice where one photo replaces another.
         for event in (photo.input, examples.load_input_event.success, model.change, button.click):
-            segmented = event(segment, inputs, outputs, show_progress_on=view, **inner, **waiting)
-            segmented.success(look_inside, [photo, model, chosen], explained, api_visibility="private", **waiting)
-            # No old result stays beside a new photo.
+            segmented = event(segment, inputs, outputs, show_progress_on=view, **latest, **queued)
+            segmented.success(show_offsets, [photo, model, chosen], offset_outputs, api_visibility="private", **queued)
+            # So that no old result is left beside a new photo.
             segmented.failure(lambda: [None] * len(outputs), None, outputs, api_visibility="private")
-        chosen.input(look_inside, [photo, model, chosen], explained, **inner, **waiting)
-        # What is seen follows at once; the file to download follows when the slider is let go.
+        chosen.input(show_offsets, [photo, model, chosen], offset_outputs, **latest, **queued)
+        # The page follows the slider at once; the file to download is made when the slider is released.
         opacity.change(None, opacity, js="(value) => document.body.style.setProperty('--overlay-opacity', value)")
         opacity.release(repaint, [photo, label_file, report, opacity], overlay_file, api_visibility="private")
     return demo.queue(max_size=MAX_QUEUE)
 
 
 def found_classes(labels, id2label):
-    """The classes of a label map, the largest first, with their shares of all pixels."""
+    """The classes of a label map, the most frequent first: their ids, names and shares of all pixels, from 0 to 1."""
     counts = np.bincount(labels.ravel())
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     return [{"id": int(index), "label": id2label[index], "share": counts[index] / labels.size} for index in order]
 
 
 def viewer_value(photo, labels, colours, report):
-    """What viewer.js shows: everything at the size of a screen."""
+    """What viewer.js shows: photo and label map, scaled down to a screen's size, with names, colours and shares."""
     size = fitted_size(photo.size, VIEW_SIDE)
     ids = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     device = "GPU" if torch.cuda.is_available() else "CPU"
@@ -247,7 +242,7 @@ def viewer_value(photo, labels, colours, report):
 FONTS = ["system-ui", "sans-serif"]  # those of the machine: nothing is fetched from elsewhere
 LAUNCH = {
     "max_file_size": MAX_BYTES,
-    "max_threads": 4,  # each keeps memory of its own for what it has worked on
+    "max_threads": 4,  # each thread keeps memory that it has used
     "run_history": False,
     "footer_links": ["api", "gradio", "settings"],
     "ssr_mode": False,
@@ -256,8 +251,8 @@ LAUNCH = {
 }
 
 
-def give_memory_back():
-    """Has the C library return the memory of pictures when they are gone, not keep it in a heap for each thread."""
+def return_freed_memory():
+    """Has the C library return freed memory to the system, instead of keeping it in a heap for each thread."""
     with suppress(OSError, AttributeError):  # elsewhere than on Linux
         library = ctypes.CDLL("libc.so.6")
         library.mallopt(-8, 2)  # M_ARENA_MAX
@@ -265,13 +260,13 @@ def give_memory_back():
 
 
 def limit_threads():
-    """Has torch use as many cores as its container may; it counts all of the machine's, which then wait for others."""
+    """Has torch start no more threads than its container has cores; it counts all cores of the machine."""
     with suppress(OSError, ValueError):  # elsewhere than in a container, or "max", for no limit
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         torch.set_num_threads(max(1, min(torch.get_num_threads(), int(quota) // int(period))))
 
 
 if __name__ == "__main__":
-    give_memory_back()
+    return_freed_memory()
     limit_threads()
     build_demo().launch(**LAUNCH)

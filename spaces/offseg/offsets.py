@@ -1,4 +1,4 @@
-"""What offset learning does for one photo, straight from its formulas (arXiv 2508.08811, section 3.2)."""
+"""What offset learning does for one photo, computed by its formulas (arXiv 2508.08811, section 3.2)."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Offsets(NamedTuple):
-    """What one offset-learning layer computes for one photo's features of N = h · w pixels and K classes."""
+    """What an offset-learning layer computes for one photo, with features of N = h · w pixels and K classes."""
 
     over_pixels: torch.Tensor  # (K, h, w), softmax of the attention over the pixels, class by class
     over_classes: torch.Tensor  # (K, h, w), softmax of the attention over the classes, pixel by pixel
@@ -31,11 +31,11 @@ def find_offset_learning(model):
 
 @torch.inference_mode()
 def compute_offsets(layer, features):
-    """Both offsets and what comes of each.
+    """Attentions, both offsets, and the logits with both of them, either one and none.
 
     Args:
         layer (`torch.nn.Module`): from [`find_offset_learning`].
-        features (`torch.Tensor` of shape `(channels, height, width)`): what the layer is given for one photo.
+        features (`torch.Tensor` of shape `(channels, height, width)`): the layer's input for one photo.
 
     Returns:
         [`Offsets`]: in float32, on the features' device.

@@ -1,4 +1,4 @@
-// Shows a photo under its segmentation. `props.value`, made by `viewer_value` in app.py, is
+// Shows the segmentation over its photo. `props.value`, made by `viewer_value` in app.py, is
 // {photo, width, height, ids, wide, caption, classes: [{id, name, colour, percent}]}, or null for nothing.
 const find = (selector) => element.querySelector(selector);
 const stage = find(".stage"), canvas = find("canvas"), tip = find(".tip"), wipe = find("input"), legend = find(".legend");
@@ -10,7 +10,7 @@ async function inflate(text) {
   return new Response(stream).arrayBuffer();
 }
 
-// All classes in their colours, or one of them, the others paled.
+// Draws all classes in their colours; with a highlighted one, the others are made nearly transparent.
 function draw(highlighted = null) {
   const picture = new ImageData(canvas.width, canvas.height);
   const words = new Uint32Array(picture.data.buffer);
@@ -41,12 +41,12 @@ function fillLegend() {
 }
 
 async function show() {
-  const value = props.value, turn = ++latest;
+  const value = props.value, request = ++latest;
   find(".result").hidden = !value;
   find(".empty").hidden = Boolean(value);
   if (!value) return;
   const buffer = await inflate(value.ids);
-  if (turn !== latest) return;
+  if (request !== latest) return; // a newer value has come meanwhile
   ids = value.wide ? new Uint16Array(buffer) : new Uint8Array(buffer);
   classes = new Map(value.classes.map((entry) => [entry.id, entry]));
   [canvas.width, canvas.height] = [value.width, value.height];
@@ -56,20 +56,21 @@ async function show() {
   find(".caption").textContent = value.caption;
   fillLegend();
   draw();
-  unname();
-  wipeTo(0);
+  hideClassName();
+  uncover(0);
   stage.scrollIntoView({behavior: "smooth", block: "nearest"}); // on a phone it lies below the photo
 }
 
-function wipeTo(percent) {
+// Uncovers the photo from the left, as far as the slider says.
+function uncover(percent) {
   wipe.value = percent;
   canvas.style.clipPath = `inset(0 0 0 ${percent}%)`;
   find(".seam").style.left = `${percent}%`;
   find(".seam").hidden = percent <= 0 || percent >= 100;
 }
 
-// The class under the pointer, or where a finger was last.
-function name({clientX, clientY}) {
+// Names the class under the pointer, or where a finger was last.
+function showClassName({clientX, clientY}) {
   const box = canvas.getBoundingClientRect();
   const x = Math.floor((clientX - box.left) / box.width * canvas.width);
   const y = Math.floor((clientY - box.top) / box.height * canvas.height);
@@ -83,13 +84,13 @@ function name({clientX, clientY}) {
   for (const item of legend.children) item.classList.toggle("active", Number(item.dataset.id) === entry.id);
 }
 
-function unname() {
+function hideClassName() {
   tip.classList.remove("shown");
   for (const item of legend.children) item.classList.remove("active");
 }
 
-stage.onpointermove = stage.onpointerdown = name;
-stage.onpointerleave = ({pointerType}) => { if (pointerType === "mouse") unname(); };
-wipe.oninput = () => wipeTo(Number(wipe.value));
+stage.onpointermove = stage.onpointerdown = showClassName;
+stage.onpointerleave = ({pointerType}) => { if (pointerType === "mouse") hideClassName(); };
+wipe.oninput = () => uncover(Number(wipe.value));
 watch("value", show);
 show();

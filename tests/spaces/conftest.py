@@ -1,12 +1,14 @@
 import shutil
 
 import pytest
-from running_space import RunningSpace
+from running_space import RunningSpace  # before the Space's own modules, which it makes importable
+
+import segmenter  # isort: skip
 
 from offseg_hf.data.scenes.scenes import draw_scene
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def photo():
     return draw_scene(5, (100, 150))[0]
 
@@ -15,6 +17,12 @@ def photo():
 def photo_file(photo, tmp_path):
     photo.save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The model that comes with the Space."""
+    return segmenter.Segmenter(segmenter.TINY_MODEL)
 
 
 @pytest.fixture(scope="module")

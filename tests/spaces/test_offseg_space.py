@@ -1,112 +1,36 @@
 """The Space's models of every family, and what it shows of their offsets."""
 
-import os
-import subprocess
-import sys
+import time
 
-import inside
 import numpy as np
+import offset_pages
 import offsets
 import pytest
 import segmenter
 import torch
-from hub_double import HubDouble
 from running_space import SPACE
+from space_models import PER_PIXEL, mask2former, offseg, saved, segformer
 from torch.nn import functional as F
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
-    Mask2FormerImageProcessorPil,
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
-    SegformerImageProcessorPil,
 )
 
 from offseg_hf import (
-    OffSegConfig,
-    OffSegEfficientFormerConfig,
-    OffSegEfficientFormerForSemanticSegmentation,
     OffSegForSemanticSegmentation,
     OffSegImageProcessor,
-    OffSegMask2FormerConfig,
-    OffSegMask2FormerForUniversalSegmentation,
-    OffSegSegNextConfig,
-    OffSegSegNextForSemanticSegmentation,
     OffsetLearning,
-    OffsetLearningForSemanticSegmentation,
 )
 from offseg_hf.data.scenes.scenes import draw_scene
-from offseg_hf.publishing.repository import write_repository
 
 TINY = SPACE / "tiny-street-scenes"
-MIT = {
-    "depths": (1, 1, 1, 1),
-    "hidden_sizes": (8, 8, 16, 16),
-    "num_attention_heads": (1, 1, 2, 2),
-    "decoder_hidden_size": 16,
-}
-
-
-def offseg(num_labels):
-    return OffSegForSemanticSegmentation(OffSegConfig(**MIT, num_labels=num_labels))
-
-
-def segformer(num_labels):
-    return SegformerForSemanticSegmentation(SegformerConfig(**MIT, num_labels=num_labels))
-
-
-def segnext(num_labels):
-    sizes = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "decoder_hidden_size": 16, "num_groups": 4}
-    return OffSegSegNextForSemanticSegmentation(OffSegSegNextConfig(**sizes, nmf_rank=4, num_labels=num_labels))
-
-
-def efficientformer(num_labels):
-    config = OffSegEfficientFormerConfig(
-        hidden_sizes=(8, 8, 16, 16), depths=(1, 1, 1, 1), mlp_ratios=((2,),) * 4, num_attention_blocks=1,
-        num_attention_heads=2, key_dim=4, value_dim=8, downsample_key_dim=4, downsample_value_dim=8,
-        attention_grid_size=4, neck_hidden_sizes=(32,) * 4, decoder_hidden_size=16, num_groups=4,
-        num_labels=num_labels,
-    )  # fmt: skip
-    return OffSegEfficientFormerForSemanticSegmentation(config)
-
-
-def wrapper(num_labels):
-    return OffsetLearningForSemanticSegmentation.from_base(segformer(num_labels))
-
-
-def mask2former(num_labels):
-    swin = {"model_type": "swin", "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2], "window_size": 4}
-    config = OffSegMask2FormerConfig(
-        backbone_config=swin | {"out_features": [f"stage{stage}" for stage in range(1, 5)]},
-        feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16, dim_feedforward=16,
-        encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=5, num_labels=num_labels,
-    )  # fmt: skip
-    return OffSegMask2FormerForUniversalSegmentation(config)
-
-
-PER_PIXEL = (offseg, segnext, efficientformer, wrapper)
-
-
-def saved(make_model, folder, num_labels=4):
-    """A folder with a model whose answers vary from pixel to pixel."""
-    torch.manual_seed(0)
-    model = make_model(num_labels)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            parameter.data.normal_(std=0.5 if "offset_proj" in name else 0.2)
-    model.save_pretrained(folder)
-    processor_class = Mask2FormerImageProcessorPil if make_model is mask2former else OffSegImageProcessor
-    processor_class(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
-    return folder
-
 
 # Models
 
 
-def test_label_map_of_the_shipped_model_is_its_processors_own():
+def test_label_map_of_the_shipped_model_is_its_processors_own(tiny):
     model = AutoModelForSemanticSegmentation.from_pretrained(TINY, trust_remote_code=True)
     processor = AutoImageProcessor.from_pretrained(TINY, trust_remote_code=True)
-    tiny = segmenter.Segmenter(TINY)
     for seed, size in enumerate([(64, 64), (100, 151), (512, 400)]):
         photo, mask = draw_scene(seed, size)
         with torch.inference_mode():
@@ -117,8 +41,8 @@ def test_label_map_of_the_shipped_model_is_its_processors_own():
     assert (labels == mask).mean() > 0.6  # it has learnt something
 
 
-def test_shipped_code_computes_what_the_package_computes_from_the_same_weights():
-    tiny, own = segmenter.Segmenter(TINY), OffSegForSemanticSegmentation.from_pretrained(TINY).eval()
+def test_shipped_code_computes_what_the_package_computes_from_the_same_weights(tiny):
+    own = OffSegForSemanticSegmentation.from_pretrained(TINY).eval()
     pixel_values = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = own(pixel_values).logits
@@ -165,11 +89,60 @@ def test_label_map_is_exact_and_has_16_bits_when_there_are_more_than_256_classes
     assert labels.dtype == np.uint16 and labels.max() > 255
 
 
-def test_work_is_stopped_when_it_takes_too_long(photo, monkeypatch):
-    tiny = segmenter.Segmenter(TINY)
+def test_work_is_stopped_when_it_takes_too_long(tiny, photo, monkeypatch):
     monkeypatch.setattr(segmenter, "TIME_LIMIT", -1)
     with pytest.raises(TimeoutError, match="took more than -1 seconds for this photo: send a smaller one"):
         tiny.segment(photo)
+
+
+@pytest.mark.parametrize("slow_part", ["model", "label map"])
+def test_work_is_stopped_soon_after_the_limit(slow_part, tmp_path, monkeypatch):
+    if slow_part == "model":
+        folder, photo = saved(offseg, tmp_path), draw_scene(0, (64, 64))[0]
+        OffSegImageProcessor(size=1024).save_pretrained(folder)
+    else:
+        folder, photo = saved(segformer, tmp_path, num_labels=150), draw_scene(0, (100, 100))[0].resize((1500, 1500))
+    model = segmenter.Segmenter(folder)
+    start = time.perf_counter()
+    expected = model.segment(photo)
+    unlimited = time.perf_counter() - start
+
+    with monkeypatch.context() as limited:
+        limited.setattr(segmenter, "TIME_LIMIT", unlimited / 5)
+        start = time.perf_counter()
+        with pytest.raises(TimeoutError, match="send a smaller one"):
+            model.segment(photo)
+        assert unlimited / 5 <= time.perf_counter() - start < 0.7 * unlimited
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert (model.segment(photo) == expected).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the way for CPUs is not taken on a GPU")
+def test_models_are_computed_in_the_packages_fast_way_for_cpus(tiny, photo):
+    head, taken = tiny.model.decode_head, []
+
+    def record(encoder, inputs):
+        taken.append(head.is_for_inference_on(inputs[0]))
+
+    hook = tiny.model.segformer.register_forward_pre_hook(record)  # the encoder's hooks do not matter
+    hook_in_the_head = None
+    try:
+        tiny.segment(photo)
+        tiny.analyze_offsets(photo, (100, 150))
+        hook_in_the_head = head.convs[0].conv.register_forward_pre_hook(lambda *_: None)
+        tiny.segment(photo)
+    finally:
+        hook.remove()
+        if hook_in_the_head is not None:
+            hook_in_the_head.remove()
+    assert taken == [True, True, False]
+
+
+def test_models_have_no_hooks_but_their_own(tiny):
+    def num_hooks(model):
+        return sum(len(each._forward_pre_hooks) + len(each._forward_hooks) for each in model.modules())
+
+    assert num_hooks(tiny.model) == num_hooks(OffSegForSemanticSegmentation.from_pretrained(TINY))
 
 
 def test_models_are_those_that_were_named_and_the_tiny_one(tmp_path, caplog):
@@ -178,69 +151,6 @@ def test_models_are_those_that_were_named_and_the_tiny_one(tmp_path, caplog):
     assert list(models) == ["mine", "tiny-street-scenes"]
     assert left_out == ["nothing"]
     assert f"OFFSEG_MODELS: {tmp_path / 'nothing'} was left out" in caplog.text
-
-
-LOADED = """
-import sys
-import segmenter
-models, left_out = segmenter.load_segmenters(sys.argv[1])
-print({name: len(model.classes) for name, model in models.items()}, left_out)
-"""
-
-
-def test_model_is_loaded_at_its_revision_when_one_is_named(tmp_path):
-    def files(num_labels):
-        folder = saved(segformer, tmp_path / str(num_labels), num_labels)
-        SegformerImageProcessorPil().save_pretrained(folder)  # of which the other process knows
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    with HubDouble() as hub:
-        repository = hub.create("org/model", files=files(3))
-        revision = repository.commits[-1].oid
-        repository.commit("more classes", {**repository.commits[-1].files, **files(5)})
-        loaded = subprocess.run(
-            [sys.executable, "-c", LOADED, f"org/model,org/model@{revision}"],
-            env={**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(SPACE)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    expected = {"org/model": 5, f"org/model@{revision}": 3, "tiny-street-scenes": 8}
-    assert loaded.stdout.strip() == f"{expected} []"
-
-
-EVERY_FAMILY = """
-import os, sys
-sys.modules["offseg_hf"] = None  # importing it raises an ImportError
-import numpy, segmenter
-from PIL import Image
-models, left_out = segmenter.load_segmenters(os.environ["OFFSEG_MODELS"])
-assert not left_out, left_out
-numpy.savez("labels.npz", **{name: model.segment(Image.open("photo.png")) for name, model in models.items()})
-"""
-
-
-def test_models_of_every_family_are_offered_from_folders_and_from_the_hub_without_the_package(photo, tmp_path):
-    photo.save(tmp_path / "photo.png")
-    expected, names = {}, []
-    with HubDouble() as hub:
-        for make_model in (*PER_PIXEL, mask2former):
-            name = make_model.__name__
-            folder = saved(make_model, tmp_path / f"{name}-saved")
-            expected[name] = segmenter.Segmenter(folder).segment(photo)
-            published = tmp_path / name
-            published.mkdir()
-            files = write_repository(folder, published, f"org/{name}")
-            hub.create(f"org/{name}", files={file.name: file.read_bytes() for file in files})
-            names += [str(published), f"org/{name}"]
-        environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(SPACE), "OFFSEG_MODELS": ",".join(names)}
-        command = [sys.executable, "-c", EVERY_FAMILY]
-        subprocess.run(command, cwd=tmp_path, env={**os.environ, **environment}, check=True)
-    found = np.load(tmp_path / "labels.npz")
-    assert set(found) == {"tiny-street-scenes", *expected, *(f"org/{name}" for name in expected)}
-    for name, labels in expected.items():
-        for source in (name, f"org/{name}"):
-            assert (found[source] == labels).mean() > 0.999  # other threads may decide a tie
 
 
 # Offset learning
@@ -297,9 +207,9 @@ def test_offsets_follow_the_formulas():
 
 
 @pytest.mark.parametrize("make_model", PER_PIXEL)
-def test_look_inside_gives_the_models_answer_when_both_offsets_are_there(make_model, photo, tmp_path):
+def test_analyze_offsets_gives_the_models_answer_when_both_offsets_are_there(make_model, photo, tmp_path):
     model = segmenter.Segmenter(saved(make_model, tmp_path))
-    numbers, label_maps = model.look_inside(photo, (100, 150))
+    numbers, label_maps = model.analyze_offsets(photo, (100, 150))
     assert (label_maps["both"] == model.segment(photo)).mean() > 0.999  # sums in another order may decide a tie
     assert (label_maps["none"] != label_maps["both"]).any()
     assert numbers.class_shift.shape == (4,) and numbers.over_pixels.shape == numbers.over_classes.shape
@@ -308,14 +218,14 @@ def test_look_inside_gives_the_models_answer_when_both_offsets_are_there(make_mo
 
 
 @pytest.mark.parametrize("make_model", [segformer, mask2former])
-def test_look_inside_gives_nothing_when_no_pixels_are_classified_by_offset_learning(make_model, photo, tmp_path):
-    assert segmenter.Segmenter(saved(make_model, tmp_path)).look_inside(photo, (100, 150)) is None
+def test_analyze_offsets_gives_nothing_when_no_pixels_are_classified_by_offset_learning(make_model, photo, tmp_path):
+    assert segmenter.Segmenter(saved(make_model, tmp_path)).analyze_offsets(photo, (100, 150)) is None
 
 
-def test_pages_name_the_classes_as_text(photo):
-    numbers, label_maps = segmenter.Segmenter(TINY).look_inside(photo, (photo.height, photo.width))
+def test_pages_name_the_classes_as_text(tiny, photo):
+    numbers, label_maps = tiny.analyze_offsets(photo, (photo.height, photo.width))
     classes = ["<b>sky", *"bcdefgh"]
-    page = inside.comparison_page(photo, numbers, label_maps, classes)
+    page = offset_pages.comparison_page(photo, numbers, label_maps, classes)
     assert page.count("<img") == 5 and "&lt;b&gt;sky" in page and "<b>sky" not in page
-    page = inside.attention_page(photo, numbers, classes, "<b>sky")
+    page = offset_pages.attention_page(photo, numbers, classes, "<b>sky")
     assert page.count("<img") == 2 and "&lt;b&gt;sky" in page and "<b>sky" not in page

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pictures
 import pytest
-import segmenter
 import torch
+from package_copies import default_palette, overlay
 from PIL import Image
 from running_space import SPACE, RunningSpace
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
@@ -92,9 +92,9 @@ def downloaded(page, button):
 
 
 @pytest.fixture(scope="module")
-def expected():
+def expected(tiny):
     """The label map that the tiny model makes of the example in this process."""
-    return segmenter.Segmenter(segmenter.TINY_MODEL).segment(pictures.read_photo(EXAMPLE))
+    return tiny.segment(pictures.read_photo(EXAMPLE))
 
 
 def test_page_opens_with_examples_and_nothing_to_download(page):
@@ -107,7 +107,7 @@ def test_page_opens_with_examples_and_nothing_to_download(page):
 
 def test_photo_is_segmented_when_it_is_uploaded(page, expected):
     segmented(page)
-    colours = pictures.palette(8)
+    colours = default_palette(8)
     pixels = overlay_pixels(page)
     assert np.array_equal(pixels[..., :3], colours[expected]) and (pixels[..., 3] == 255).all()
     shares = {
@@ -166,14 +166,14 @@ def test_overlay_changes_when_the_model_is_switched(page):
     expect(page.locator("#viewer .legend li", has_text="left")).to_be_visible()
     assert not np.array_equal(overlay_pixels(page), before)
     page.get_by_role("tab", name="Offset learning").click()
-    expect(page.locator("#inside .empty")).to_contain_text("plain does not classify pixels by offset learning")
+    expect(page.locator("#offsets .empty")).to_contain_text("plain does not classify pixels by offset learning")
 
 
 def test_downloads_are_lossless(page, expected):
     segmented(page)
     assert np.array_equal(np.asarray(downloaded(page, "#label-map")), expected)
-    overlay = pictures.overlay(pictures.read_photo(EXAMPLE), expected, pictures.palette(8), 0.5)
-    assert np.array_equal(np.asarray(downloaded(page, "#overlay")), np.asarray(overlay))
+    tinted = overlay(pictures.read_photo(EXAMPLE), expected, default_palette(8), 0.5)
+    assert np.array_equal(np.asarray(downloaded(page, "#overlay")), np.asarray(tinted))
 
 
 def test_overlay_and_its_file_follow_the_opacity(page, expected):
@@ -187,26 +187,26 @@ def test_overlay_and_its_file_follow_the_opacity(page, expected):
     assert value > 0.8
     opacity = page.locator("#viewer canvas").evaluate("canvas => getComputedStyle(canvas).opacity")
     assert float(opacity) == pytest.approx(value)
-    photo, colours = pictures.read_photo(EXAMPLE), pictures.palette(8)
+    photo, colours = pictures.read_photo(EXAMPLE), default_palette(8)
     for _ in range(40):  # until the server has painted it anew
-        overlay = np.asarray(downloaded(page, "#overlay"))
-        if not np.array_equal(overlay, before):
+        after = np.asarray(downloaded(page, "#overlay"))
+        if not np.array_equal(after, before):
             break
         page.wait_for_timeout(250)
-    assert np.array_equal(overlay, np.asarray(pictures.overlay(photo, expected, colours, value)))
+    assert np.array_equal(after, np.asarray(overlay(photo, expected, colours, value)))
 
 
 def test_second_tab_shows_what_the_offsets_do(page):
     segmented(page)
     page.get_by_role("tab", name="Offset learning").click()
-    expect(page.locator("#inside figure")).to_have_count(8)
-    expect(page.locator("#inside")).to_contain_text("Both offsets")
-    expect(page.locator("#inside")).to_contain_text("% of pixels differ")
-    attention = page.locator("#inside figure img").last
+    expect(page.locator("#offsets figure")).to_have_count(8)
+    expect(page.locator("#offsets")).to_contain_text("Both offsets")
+    expect(page.locator("#offsets")).to_contain_text("% of pixels differ")
+    attention = page.locator("#offsets figure img").last
     before = attention.get_attribute("src")
     page.locator("#chosen input").click()
     page.get_by_role("option", name="tree").click()
-    expect(page.locator("#inside figcaption", has_text="moved towards tree").last).to_be_visible()
+    expect(page.locator("#offsets figcaption", has_text="moved towards tree").last).to_be_visible()
     assert attention.get_attribute("src") != before
 
 
@@ -224,6 +224,17 @@ def test_error_is_readable_when_the_file_is_text(name, page, tmp_path):
     message = page.locator(".toast-wrap, [data-testid=toast-body]").first
     expect(message).to_contain_text("picture that can be read here" if name == "photo.png" else "Invalid file type")
     expect(page.locator("#viewer .result")).to_be_hidden()
+
+
+def test_error_is_readable_when_an_example_was_clicked_before(page, tmp_path):
+    page.locator("button.gallery-item").first.click()
+    expect(page.locator("#viewer .legend li").first).to_be_visible()
+    page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove Image")).first.click()
+    path = tmp_path / "photo.png"
+    path.write_text("no picture")
+    upload(page, path)
+    message = page.locator(".toast-wrap, [data-testid=toast-body]").first
+    expect(message).to_contain_text("picture that can be read here")
 
 
 def test_old_result_is_gone_when_the_next_file_is_text(page, tmp_path):

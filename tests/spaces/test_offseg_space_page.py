@@ -1,10 +1,7 @@
-"""The Space's page and its endpoint, without a browser: answers, refusals, limits, a GPU that is lent."""
+"""The Space's page and its endpoint, without a browser: answers, refusals, limits."""
 
 import contextlib
 import io
-import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -12,6 +9,7 @@ import pictures
 import pytest
 import segmenter
 import yaml
+from package_copies import default_palette, overlay
 from PIL import Image
 from running_space import SPACE
 
@@ -45,16 +43,14 @@ def client(app):
     demo.close()
 
 
-def test_endpoint_answers_label_map_overlay_and_report(client, photo, photo_file):
+def test_endpoint_answers_label_map_overlay_and_report(client, tiny, photo, photo_file):
     from gradio_client import handle_file
 
     label_file, overlay_file, report = client.predict(handle_file(photo_file), opacity=0.25, api_name="/segment")
-    expected = segmenter.Segmenter(segmenter.TINY_MODEL).segment(photo)
-    with Image.open(label_file) as labels, Image.open(overlay_file) as overlay:
+    expected = tiny.segment(photo)
+    with Image.open(label_file) as labels, Image.open(overlay_file) as tinted:
         assert np.array_equal(np.asarray(labels), expected)
-        assert np.array_equal(
-            np.asarray(overlay), np.asarray(pictures.overlay(photo, expected, pictures.palette(8), 0.25))
-        )
+        assert np.array_equal(np.asarray(tinted), np.asarray(overlay(photo, expected, default_palette(8), 0.25)))
     assert (report["model"], report["height"], report["width"]) == ("tiny-street-scenes", 100, 150)
     shares = [found["share"] for found in report["classes"]]
     assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
@@ -123,52 +119,23 @@ def test_endpoint_says_so_when_the_work_takes_too_long(client, photo_file, monke
         client.predict(handle_file(photo_file), api_name="/segment")
 
 
-# What the platform's package does as far as it matters: another process works, errors but Gradio's lose their message.
-LENT_GPU = """
-import pickle, sys
+def test_endpoint_says_what_is_wrong_when_an_example_was_chosen_before(app, client, tmp_path):
+    import httpx
 
-assert "torch" not in sys.modules
-calls = []
+    api, session = f"{client.src}gradio_api", {"session_hash": "one"}
+    functions = httpx.get(f"{client.src}config", timeout=60).json()["dependencies"]
+    numbers = {each["api_name"]: each["id"] for each in functions}
 
+    def call(name, *arguments):
+        """The events of a call in the same session as the other calls, as text."""
+        request = {"fn_index": numbers[name], "data": arguments, **session}
+        httpx.post(f"{api}/queue/join", json=request, timeout=60).raise_for_status()
+        return httpx.get(f"{api}/queue/data", params=session, timeout=60).text
 
-def GPU(function):
-    def on_lent_gpu(*arguments):
-        import gradio
-
-        calls.append(function.__name__)
-        try:
-            return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
-        except gradio.Error:
-            raise
-        except Exception as error:
-            raise gradio.Error(type(error).__name__) from None
-
-    return on_lent_gpu
-"""
-ON_LENT_GPU = """
-import sys, app, segmenter, spaces
-
-demo = app.build_demo()
-functions = {each.name: each.fn for each in demo.fns.values()}
-segment, look_inside = functions["segment"], functions["look_inside"]
-model = "tiny-street-scenes"
-print(segment(sys.argv[1], model, 0.5)[3]["width"], look_inside(sys.argv[1], model, None)[2].count("<img"))
-segmenter.TIME_LIMIT = -1
-for function, arguments in ((segment, (sys.argv[1], model, 0.5)), (look_inside, (sys.argv[1], model, None))):
-    try:
-        function(*arguments)
-    except app.gr.Error as error:
-        print(error.message)
-print(spaces.calls)
-"""
-
-
-def test_gpu_is_borrowed_for_the_models_work_alone_where_the_platform_lends_one(app, photo_file, tmp_path):
-    (tmp_path / "platform").mkdir()
-    (tmp_path / "platform" / "spaces.py").write_text(LENT_GPU)
-    environment = {**os.environ, "PYTHONPATH": f"{SPACE}{os.pathsep}{tmp_path / 'platform'}", "OFFSEG_MODELS": ""}
-    command = [sys.executable, "-c", ON_LENT_GPU, str(photo_file)]
-    output = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
-    first, *refusals, calls = output.strip().splitlines()
-    assert first == "150 2" and calls == str(["label_map", "offsets"] * 2)
-    assert len(refusals) == 2 and all("took more than -1 seconds" in refusal for refusal in refusals)
+    assert "process_completed" in call("load_example", 0)
+    path = tmp_path / "photo.png"
+    path.write_text("no picture")
+    with path.open("rb") as file:
+        (path,) = httpx.post(f"{api}/upload", files={"files": file}, timeout=60).json()
+    events = call("segment", {"path": path, "meta": {"_type": "gradio.FileData"}}, "tiny-street-scenes", 0.5)
+    assert "no picture that can be read here" in events

@@ -6,9 +6,8 @@ import zlib
 import numpy as np
 import pictures
 import pytest
+from package_copies import default_palette, overlay
 from PIL import Image
-
-from offseg_hf.pictures.palettes import default_palette
 
 
 def written(path, picture, **options):
@@ -55,6 +54,12 @@ def test_damaged_photo_is_refused(tmp_path, photo):
         pictures.read_photo(path)
 
 
+def test_photo_is_refused_when_its_values_are_no_colours(tmp_path):
+    path = written(tmp_path / "photo.tif", Image.fromarray(np.full((40, 40), -3.5, np.float32)))
+    with pytest.raises(pictures.PhotoError, match="its values are no colours: save it as a JPEG or PNG file"):
+        pictures.read_photo(path)
+
+
 def bomb(path, width, height):
     """A PNG file of a few bytes that claims to have these sides."""
 
@@ -93,28 +98,23 @@ def test_photo_is_refused_when_its_file_is_too_large(tmp_path):
 # Pictures
 
 
-@pytest.mark.parametrize("num_colours", [1, 8, 300])
-def test_palette_is_the_packages_own(num_colours):
-    assert np.array_equal(pictures.palette(num_colours), default_palette(num_colours))
-
-
 @pytest.mark.parametrize("dtype, num_classes", [(np.uint8, 256), (np.uint16, 300)])
 def test_label_picture_keeps_every_id(dtype, num_classes, tmp_path):
     labels = np.arange(num_classes, dtype=dtype).reshape(-1, 4)
-    path = written(tmp_path / "labels.png", pictures.label_picture(labels, pictures.palette(num_classes)))
+    path = written(tmp_path / "labels.png", pictures.label_picture(labels, default_palette(num_classes)))
     with Image.open(path) as file:
         assert np.array_equal(np.asarray(file), labels)
 
 
 def test_label_picture_looks_like_its_classes():
-    colours = pictures.palette(3)
+    colours = default_palette(3)
     picture = pictures.label_picture(np.array([[2, 0]], np.uint8), colours)
     assert np.array_equal(np.asarray(picture.convert("RGB")), [[colours[2], colours[0]]])
 
 
 def test_overlay_mixes_photo_and_colours():
     photo = Image.new("RGB", (1, 1), (100, 200, 0))
-    mixed = pictures.overlay(photo, np.array([[1]]), np.array([(0, 0, 0), (200, 100, 40)], np.uint8), 0.25)
+    mixed = overlay(photo, np.array([[1]]), np.array([(0, 0, 0), (200, 100, 40)], np.uint8), 0.25)
     assert mixed.getpixel((0, 0)) == (125, 175, 10)
 
 
