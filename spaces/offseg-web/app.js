@@ -1,4 +1,4 @@
-// Segments a photo in the browser. The model is a folder that scripts/export_onnx.py wrote: the folder `model` beside
+// Segments a photo in the browser. The model is a folder that `offseg export` wrote: the folder `model` beside
 // this page, or the Hub repository that ?model=ORG/NAME names.
 
 import { AutoImageProcessor, AutoModelForSemanticSegmentation, RawImage, env } from "@huggingface/transformers";
