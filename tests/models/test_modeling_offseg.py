@@ -33,6 +33,7 @@ class TestOffSeg(SegmentationModelTests):
         "checkpoint_entries.py",
         "configuration_fields.py",
         "configuration_offseg.py",
+        "library_internals.py",
         "modeling_offseg.py",
         "offset_learning.py",
         "segmentation_loss.py",

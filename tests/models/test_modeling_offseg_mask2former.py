@@ -3,9 +3,6 @@
 import copy
 import json
 import logging
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -538,39 +535,3 @@ def test_loading_options_give_the_same_model(options, model, tmp_path):
     assert_equal_tensors(loaded.state_dict(), model.to(loaded.device, loaded.dtype).state_dict())
     pixel_values = torch.rand(1, 3, 64, 64, device=loaded.device, dtype=loaded.dtype)
     assert torch.equal(loaded(pixel_values).masks_queries_logits, model(pixel_values).masks_queries_logits)
-
-
-WITHOUT_THE_PACKAGE = """
-import sys
-sys.modules["offseg_hf"] = None  # importing it raises an ImportError
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForUniversalSegmentation
-model = AutoModelForUniversalSegmentation.from_pretrained("repository", trust_remote_code=True)
-torch.manual_seed(0)
-save_file({"masks": model(torch.rand(1, 3, 64, 64)).masks_queries_logits}, "masks.safetensors")
-"""
-
-
-def test_files_run_without_the_package_when_loaded_as_remote_code(model, tmp_path, monkeypatch):
-    classes = {
-        OffSegMask2FormerConfig: "AutoConfig",
-        OffSegMask2FormerForUniversalSegmentation: "AutoModelForUniversalSegmentation",
-    }
-    for registered, auto_class in classes.items():
-        monkeypatch.setattr(registered, "_auto_class", registered._auto_class)  # restored after the test
-        registered.register_for_auto_class(auto_class)
-    model.save_pretrained(tmp_path / "repository")
-    assert {file.name for file in (tmp_path / "repository").glob("*.py")} == {
-        "checkpoint_entries.py",
-        "configuration_fields.py",
-        "configuration_offseg_mask2former.py",
-        "modeling_offseg_mask2former.py",
-        "offset_learning.py",
-    }
-
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE], cwd=tmp_path, env=environment, check=True)
-    torch.manual_seed(0)
-    expected = model(torch.rand(1, 3, 64, 64)).masks_queries_logits
-    assert torch.equal(load_file(tmp_path / "masks.safetensors")["masks"], expected)

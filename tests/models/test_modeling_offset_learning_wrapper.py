@@ -2,10 +2,7 @@
 
 import copy
 import logging
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -599,41 +596,6 @@ def test_pipeline_segments_a_photo_with_the_bases_image_processor(tmp_path, tran
     assert not [record for record in transformers_log.records if record.levelno >= logging.ERROR]
     assert {segment["label"] for segment in segments} <= {"sky", "road", "car"}
     assert all(segment["mask"].size == (90, 70) for segment in segments)
-
-
-WITHOUT_THE_PACKAGE = """
-import sys
-sys.modules["offseg_hf"] = None  # importing it raises an ImportError
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForSemanticSegmentation
-model = AutoModelForSemanticSegmentation.from_pretrained("repository", trust_remote_code=True)
-torch.manual_seed(0)
-save_file({"logits": model(torch.rand(1, 3, 64, 64)).logits}, "logits.safetensors")
-"""
-
-
-def test_files_run_without_the_package_when_loaded_as_remote_code(tmp_path, monkeypatch):
-    classes = {
-        OffsetLearningConfig: "AutoConfig",
-        OffsetLearningForSemanticSegmentation: "AutoModelForSemanticSegmentation",
-    }
-    for registered, auto_class in classes.items():
-        monkeypatch.setattr(registered, "_auto_class", registered._auto_class)  # restored after the test
-        registered.register_for_auto_class(auto_class)
-    model = trained(wrapped(tiny_base()))
-    model.save_pretrained(tmp_path / "repository")
-    assert {file.name for file in (tmp_path / "repository").glob("*.py")} == {
-        "checkpoint_entries.py",
-        "configuration_offset_learning_wrapper.py",
-        "modeling_offset_learning_wrapper.py",
-        "offset_learning.py",
-    }
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE], cwd=tmp_path, env=environment, check=True)
-    torch.manual_seed(0)
-    expected = model(torch.rand(1, 3, 64, 64)).logits
-    assert torch.equal(load_file(tmp_path / "logits.safetensors")["logits"], expected)
 
 
 class OwnConfig(PreTrainedConfig):
