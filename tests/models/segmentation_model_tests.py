@@ -232,7 +232,8 @@ class SegmentationModelTests:
         assert (outputs.logits.dtype, outputs.loss.dtype) == (torch.float32, torch.float32)
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
-    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+    @pytest.mark.slow  # but for the smallest model, in its own file
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
     def test_trains_with_the_same_gradients_when_compiled_in_one_graph(self, backend, pixel_values, labels):
         model = self.tiny_model(**self.still).train()
         reference = copy.deepcopy(model)

@@ -40,6 +40,10 @@ class TestOffSeg(SegmentationModelTests):
         "upsampling.py",
     }
 
+    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+    def test_trains_with_the_same_gradients_when_compiled_in_one_graph(self, backend, pixel_values, labels):
+        super().test_trains_with_the_same_gradients_when_compiled_in_one_graph(backend, pixel_values, labels)
+
     def has_no_gradient(self, name):
         return name.endswith("k_proj.bias")  # adds the same to all of a query's scores, and so changes nothing
 

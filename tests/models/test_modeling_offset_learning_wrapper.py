@@ -425,19 +425,26 @@ def test_float16_is_finite_when_the_products_leave_its_range():
 
 @every_base
 def test_every_new_parameter_moves_and_a_tiny_data_set_is_learnt(name):
-    images, labels = coloured_examples(4, 4)
+    images, labels = coloured_examples(2, 4)
     torch.manual_seed(0)
-    still = {"classifier_dropout_prob": 0.0} if "mobile" in name else {}
+    # Without dropout, with gradients clipped and a rate that ends at 0, so that rounding decides nothing: on several
+    # processors and from several seeds the losses end below 0.45 of the first one.
+    dropout = {"mobilevit": ("classifier_dropout_prob", "hidden_dropout_prob")}.get(name, ("classifier_dropout_prob",))
+    still = dict.fromkeys(dropout, 0.0) if "mobile" in name else {}
+    num_steps = 40 if "mobile" in name else 20  # their logits are at 1/32 of the image
     base = AutoModelForSemanticSegmentation.from_config(BASES[name][0](num_labels=4, **still))
     model = wrapped(base).train()
     start = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=num_steps)
     losses = []
-    for _ in range(25):
+    for _ in range(num_steps):
         optimizer.zero_grad()
         loss = model(images, labels=labels).loss
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     for key in NEW:
         path = f"model.{BASES[name][1]}.{key}"
