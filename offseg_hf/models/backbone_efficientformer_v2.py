@@ -4,16 +4,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_offseg_efficientformer import OffSegEfficientFormerConfig
 from .drop_path import DropPath
+from .library_internals import GradientCheckpointingLayer, capture_outputs
 
 
 def conv(in_channels, out_channels, kernel_size=1, stride=1, groups=1):
@@ -262,15 +258,15 @@ class EfficientFormerV2PreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight)  # frozen statistics normalise nothing in a new encoder
+            nn.init.kaiming_normal_(module.weight)  # frozen statistics normalise nothing in a new encoder
             if module.bias is not None:
-                init.zeros_(module.bias)
+                nn.init.zeros_(module.bias)
         elif isinstance(module, EfficientFormerV2Attention):
-            init.zeros_(module.attention_biases)
+            nn.init.zeros_(module.attention_biases)
         elif isinstance(module, EfficientFormerV2Block):
-            init.constant_(module.layer_scale_2, self.config.layer_scale_init_value)
+            nn.init.constant_(module.layer_scale_2, self.config.layer_scale_init_value)
             if module.token_mixer is not None:
-                init.constant_(module.layer_scale_1, self.config.layer_scale_init_value)
+                nn.init.constant_(module.layer_scale_1, self.config.layer_scale_init_value)
         else:
             super()._init_weights(module)
 
@@ -316,12 +312,12 @@ class EfficientFormerV2Backbone(BackboneMixin, EfficientFormerV2PreTrainedModel)
         super().train(mode)
         if self.config.freeze_batch_norm:
             for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the synchronised one too
+                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                     module.eval()
         return self
 
     @capture_outputs
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BackboneOutput:
         """Encodes a batch of images.
 
         Args:

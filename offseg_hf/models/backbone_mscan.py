@@ -6,16 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
 
 from .configuration_offseg_segnext import OffSegSegNextConfig
 from .drop_path import DropPath
+from .library_internals import GradientCheckpointingLayer, can_return_tuple, filter_output_hidden_states
 
 
 def strided_conv(in_channels, out_channels):
@@ -141,12 +137,12 @@ class MscanPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-            init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
             if module.bias is not None:
-                init.zeros_(module.bias)
+                nn.init.zeros_(module.bias)
         elif isinstance(module, MscanBlock):
-            init.constant_(module.layer_scale_1, self.config.layer_scale_init_value)
-            init.constant_(module.layer_scale_2, self.config.layer_scale_init_value)
+            nn.init.constant_(module.layer_scale_1, self.config.layer_scale_init_value)
+            nn.init.constant_(module.layer_scale_2, self.config.layer_scale_init_value)
         else:
             super()._init_weights(module)
 
@@ -175,7 +171,7 @@ class MscanBackbone(BackboneMixin, MscanPreTrainedModel):
 
     @can_return_tuple
     @filter_output_hidden_states
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BackboneOutput:
         """Encodes a batch of images.
 
         Args:

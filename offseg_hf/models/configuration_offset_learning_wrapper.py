@@ -5,6 +5,7 @@ import copy
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, SegformerConfig
 
+from .library_internals import attention_choice
 from .offset_learning import LOGIT_NORMALIZATIONS
 
 LABEL_FIELDS = ("id2label", "label2id")
@@ -74,7 +75,7 @@ class OffsetLearningConfig(PreTrainedConfig):
         self.classifier = classifier
         self.logit_normalization = logit_normalization
         if kwargs.get("attn_implementation") is None:  # an empty mapping leaves the base's as they are
-            kwargs["attn_implementation"] = {"": base_config._attn_implementation, "base_config": {}}
+            kwargs["attn_implementation"] = attention_choice(base_config)
         super().__init__(**kwargs)
 
     @property

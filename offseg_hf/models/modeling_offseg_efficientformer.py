@@ -3,15 +3,12 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.backbone_utils import filter_output_hidden_states
 from transformers.modeling_outputs import SemanticSegmenterOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
 
 from .backbone_efficientformer_v2 import EfficientFormerV2Backbone, EfficientFormerV2PreTrainedModel
 from .configuration_offseg_efficientformer import OffSegEfficientFormerConfig
 from .conv_group_norm import ConvGroupNorm
+from .library_internals import can_return_tuple, filter_output_hidden_states
 from .neck_freqfusion import FreqFusion, FreqFusionConv
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
 from .segmentation_loss import offset_learning_loss
@@ -77,7 +74,7 @@ class OffSegEfficientFormerForSemanticSegmentation(EfficientFormerV2PreTrainedMo
     @can_return_tuple
     @filter_output_hidden_states
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
     ) -> SemanticSegmenterOutput:
         """Segments a batch of images.
 

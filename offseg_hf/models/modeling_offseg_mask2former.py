@@ -4,14 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import Mask2FormerForUniversalSegmentation
-from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerForUniversalSegmentationOutput,
-    Mask2FormerMaskPredictor,
-)
-from transformers.utils.generic import can_return_tuple
+from transformers.utils import ModelOutput
 
 from .checkpoint_entries import rename_checkpoint_entries
 from .configuration_offseg_mask2former import OffSegMask2FormerConfig
+from .library_internals import can_return_tuple
 from .offset_learning import MaskOffsetLearning
 
 
@@ -33,14 +30,17 @@ def semantic_scores(class_queries_logits: torch.Tensor, masks_queries_logits: to
     return torch.einsum("bqk,bqhw->bkhw", classes, masks_queries_logits.float().sigmoid())
 
 
-class OffSegMask2FormerMaskPredictor(Mask2FormerMaskPredictor):
+class OffSegMask2FormerMaskPredictor(nn.Module):
     """Queries, pixel embeddings → mask logits, and where the next layer's queries must not look.
 
-    As the native predictor, but mask and pixel embeddings are aligned before they are multiplied.
+    As the native predictor, whose layers it takes over, but mask and pixel embeddings are aligned before they are
+    multiplied.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, mask_feature_size: int):
-        super().__init__(hidden_size, num_heads, mask_feature_size)
+    def __init__(self, mask_embedder: nn.Module, num_heads: int, mask_feature_size: int):
+        super().__init__()
+        self.mask_embedder = mask_embedder
+        self.num_heads = num_heads
         self.offset_learning = MaskOffsetLearning(mask_feature_size)
 
     def forward(self, outputs, pixel_embeddings, attention_mask_target_size=None):
@@ -71,8 +71,9 @@ class OffSegMask2FormerForUniversalSegmentation(Mask2FormerForUniversalSegmentat
 
     def __init__(self, config: OffSegMask2FormerConfig):
         super().__init__(config)
-        self.model.transformer_module.decoder.mask_predictor = OffSegMask2FormerMaskPredictor(
-            config.hidden_dim, config.num_attention_heads, config.mask_feature_size
+        decoder = self.model.transformer_module.decoder
+        decoder.mask_predictor = OffSegMask2FormerMaskPredictor(
+            decoder.mask_predictor.mask_embedder, config.num_attention_heads, config.mask_feature_size
         )
         self.register_load_state_dict_pre_hook(rename_checkpoint_entries)
         self.post_init()
@@ -85,14 +86,16 @@ class OffSegMask2FormerForUniversalSegmentation(Mask2FormerForUniversalSegmentat
         """
         return False
 
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if module is self:  # the last of all modules, when others were loaded
-            predictor = self.model.transformer_module.decoder.mask_predictor
-            if all(getattr(weight, "_is_hf_initialized", False) for weight in predictor.mask_embedder.parameters()):
-                for weight in predictor.offset_learning.parameters():
-                    nn.init.zeros_(weight)  # during loading, changes what was missing alone
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
+        """As [`~transformers.PreTrainedModel.from_pretrained`]; offsets that trained masks lack start at zero."""
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        new = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
+        if not any("mask_predictor.mask_embedder." in name for name in new):
+            for name, weight in model.named_parameters():
+                if name in new and "mask_predictor.offset_learning." in name:
+                    nn.init.zeros_(weight)
+        return (model, report) if output_loading_info else model
 
     def get_loss_dict(
         self, masks_queries_logits, class_queries_logits, mask_labels, class_labels, auxiliary_predictions
@@ -118,7 +121,7 @@ class OffSegMask2FormerForUniversalSegmentation(Mask2FormerForUniversalSegmentat
         output_attentions: bool | None = None,
         labels: torch.Tensor | None = None,
         **kwargs,
-    ) -> Mask2FormerForUniversalSegmentationOutput:
+    ) -> ModelOutput:
         """Segments a batch of images.
 
         The segments to learn are given as `mask_labels` and `class_labels`, or for semantic segmentation as `labels`.

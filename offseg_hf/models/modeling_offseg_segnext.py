@@ -3,16 +3,13 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.backbone_utils import filter_output_hidden_states
 from transformers.modeling_outputs import SemanticSegmenterOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
 
 from .backbone_mscan import MscanBackbone, MscanPreTrainedModel
 from .configuration_offseg_segnext import OffSegSegNextConfig
 from .conv_group_norm import ConvGroupNorm
 from .hamburger import Hamburger, NonNegativeMatrixFactorization
+from .library_internals import can_return_tuple, filter_output_hidden_states
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
 from .segmentation_loss import offset_learning_loss
 from .upsampling import upsample
@@ -87,7 +84,7 @@ class OffSegSegNextForSemanticSegmentation(MscanPreTrainedModel):
     @can_return_tuple
     @filter_output_hidden_states
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
     ) -> SemanticSegmenterOutput:
         """Segments a batch of images.
 
@@ -106,7 +103,7 @@ class OffSegSegNextForSemanticSegmentation(MscanPreTrainedModel):
         Raises:
             ValueError: where `labels` are not class ids.
         """
-        hidden_states = self.backbone(pixel_values, **kwargs).hidden_states[1:]  # without the stem's
+        hidden_states = self.backbone(pixel_values, return_dict=True, **kwargs).hidden_states[1:]  # without the stem's
         logits, features = self.decode_head(hidden_states)
         loss = None
         if labels is not None:

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
-from transformers import initialization as init
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .checkpoint_entries import rename_checkpoint_entries
 from .configuration_offset_learning_wrapper import OffsetLearningConfig
+from .library_internals import adopt_attention, install_capturing_hooks
 from .offset_learning import ClassBias, OffsetLearning
 
 
@@ -152,14 +151,13 @@ class OffsetLearningForSemanticSegmentation(PreTrainedModel):
         if model is None:
             model = AutoModelForSemanticSegmentation.from_config(config.base_config)
         config.base_config = model.config
-        config._attn_implementation_internal = model.config._attn_implementation
+        adopt_attention(config, model.config)
         config.classifier = find_classifier(model, config.classifier)
         classifier = model.get_submodule(config.classifier)
         layer = ClassifierOffsetLearning(config.num_labels, classifier.in_channels, config.logit_normalization)
         model.set_submodule(config.classifier, layer.to(classifier.weight))
         self.model = model
-        if not any(getattr(module, "_output_capturing_hooks_installed", False) for module in model.modules()):
-            maybe_install_capturing_hooks(model)  # else done by the first forward, which torch.compile cannot trace
+        install_capturing_hooks(model)
         self.supports_gradient_checkpointing = model.supports_gradient_checkpointing
         self.register_load_state_dict_pre_hook(rename_checkpoint_entries)
         self.post_init()
@@ -169,15 +167,21 @@ class OffsetLearningForSemanticSegmentation(PreTrainedModel):
         """The layer that stands in place of the base's classifier."""
         return self.model.get_submodule(self.config.classifier)
 
-    @torch.no_grad()
-    @init.guard_torch_init_functions()
-    def initialize_weights(self):
-        # The library asks the closest model around a layer to initialise it: here the base, which does not know it.
-        if not getattr(self.offset_learning, "_is_hf_initialized", False):
-            self.offset_learning.reset_parameters()
-        for module in self.offset_learning.modules():
-            module._is_hf_initialized = True
-        super().initialize_weights()
+    def init_weights(self):
+        """Does nothing: the base and the layer were initialised when they were made."""
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
+        """As [`~transformers.PreTrainedModel.from_pretrained`]; what a file lacks of offset learning starts anew."""
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        new = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
+        # The library let the closest model around the layer initialise it: the base, which does not know it.
+        layer, prefix = model.offset_learning, f"model.{model.config.classifier}."
+        kept = {name: tensor.clone() for name, tensor in layer.state_dict().items() if prefix + name not in new}
+        if len(kept) < len(layer.state_dict()):
+            layer.reset_parameters()
+            layer.load_state_dict(kept, strict=False)
+        return (model, report) if output_loading_info else model
 
     @classmethod
     def from_base(
@@ -229,8 +233,6 @@ class OffsetLearningForSemanticSegmentation(PreTrainedModel):
             )
         path = find_classifier(model, classifier)
         replaced = model.get_submodule(path)
-        for module in model.modules():
-            module._is_hf_initialized = True  # its weights are not to be made anew
         config = OffsetLearningConfig(
             base_config=model.config, classifier=path, logit_normalization=logit_normalization, dtype=model.dtype
         )

@@ -133,17 +133,3 @@ def test_accelerator_load_state_restores_every_tensor(original_format, tmp_path)
     randomised(model)
     accelerator.load_state(tmp_path)
     assert_equal_tensors(model.state_dict(), expected)
-
-
-WITHOUT_THE_PACKAGE = """
-import sys
-sys.modules["offseg_hf"] = None  # importing it raises an ImportError
-import torch
-from safetensors.torch import save_file
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-model = AutoModelForSemanticSegmentation.from_pretrained("repository", trust_remote_code=True)
-processor = AutoImageProcessor.from_pretrained("repository", trust_remote_code=True)
-assert type(processor).__name__ == "OffSegImageProcessor"
-torch.manual_seed(0)
-save_file({"logits": model(torch.rand(1, 3, 64, 64)).logits}, "logits.safetensors")
-"""

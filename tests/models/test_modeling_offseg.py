@@ -33,11 +33,16 @@ class TestOffSeg(SegmentationModelTests):
         "checkpoint_entries.py",
         "configuration_fields.py",
         "configuration_offseg.py",
+        "library_internals.py",
         "modeling_offseg.py",
         "offset_learning.py",
         "segmentation_loss.py",
         "upsampling.py",
     }
+
+    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+    def test_trains_with_the_same_gradients_when_compiled_in_one_graph(self, backend, pixel_values, labels):
+        super().test_trains_with_the_same_gradients_when_compiled_in_one_graph(backend, pixel_values, labels)
 
     def has_no_gradient(self, name):
         return name.endswith("k_proj.bias")  # adds the same to all of a query's scores, and so changes nothing

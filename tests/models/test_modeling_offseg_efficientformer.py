@@ -38,6 +38,7 @@ class TestOffSegEfficientFormer(SegmentationModelTests):
         "configuration_offseg_efficientformer.py",
         "conv_group_norm.py",
         "drop_path.py",
+        "library_internals.py",
         "modeling_offseg_efficientformer.py",
         "neck_freqfusion.py",
         "offset_learning.py",

@@ -3,9 +3,6 @@
 import copy
 import json
 import logging
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -275,9 +272,8 @@ def test_autocast_trains_with_finite_gradients(dtype, model, pixel_values, label
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
-@pytest.mark.parametrize(
-    "backend", ["eager", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_predicts_the_same_when_compiled_in_one_graph(backend, pixel_values):
     model = tiny_model(decoder_layers=2)
     torch.compiler.reset()
@@ -294,7 +290,7 @@ def test_predicts_the_same_when_compiled_in_one_graph(backend, pixel_values):
 @pytest.fixture(scope="module")
 def scenes():
     """Noisy images of coloured quarters and their label maps; without the noise, attention would have no gradient."""
-    images, labels = coloured_examples(8, 4)
+    images, labels = coloured_examples(4, 4)
     return images + 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)), labels
 
 
@@ -302,11 +298,13 @@ def scenes():
 def learnt(scenes):
     """A model that has learnt the scenes."""
     model = new_model(id2label={0: "red", 1: "green", 2: "blue", 3: "white"}, **LEARNER).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0)
-    for _ in range(160):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=80)
+    for _ in range(80):
         optimizer.zero_grad()
         model(scenes[0], labels=scenes[1]).loss.backward()
         optimizer.step()
+        schedule.step()
     return model.eval()
 
 
@@ -320,7 +318,7 @@ def test_every_parameter_moves(learnt):
 def test_a_tiny_data_set_is_learnt(learnt, scenes):
     outputs = learnt(scenes[0])
     scores = semantic_scores(outputs.class_queries_logits, outputs.masks_queries_logits)
-    assert scores.shape == (8, 4, 16, 16)
+    assert scores.shape == (4, 4, 16, 16)
     predicted = F.interpolate(scores, (64, 64), mode="bilinear").argmax(1)
     assert (predicted == scenes[1]).float().mean() > 0.9
 
@@ -538,39 +536,3 @@ def test_loading_options_give_the_same_model(options, model, tmp_path):
     assert_equal_tensors(loaded.state_dict(), model.to(loaded.device, loaded.dtype).state_dict())
     pixel_values = torch.rand(1, 3, 64, 64, device=loaded.device, dtype=loaded.dtype)
     assert torch.equal(loaded(pixel_values).masks_queries_logits, model(pixel_values).masks_queries_logits)
-
-
-WITHOUT_THE_PACKAGE = """
-import sys
-sys.modules["offseg_hf"] = None  # importing it raises an ImportError
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForUniversalSegmentation
-model = AutoModelForUniversalSegmentation.from_pretrained("repository", trust_remote_code=True)
-torch.manual_seed(0)
-save_file({"masks": model(torch.rand(1, 3, 64, 64)).masks_queries_logits}, "masks.safetensors")
-"""
-
-
-def test_files_run_without_the_package_when_loaded_as_remote_code(model, tmp_path, monkeypatch):
-    classes = {
-        OffSegMask2FormerConfig: "AutoConfig",
-        OffSegMask2FormerForUniversalSegmentation: "AutoModelForUniversalSegmentation",
-    }
-    for registered, auto_class in classes.items():
-        monkeypatch.setattr(registered, "_auto_class", registered._auto_class)  # restored after the test
-        registered.register_for_auto_class(auto_class)
-    model.save_pretrained(tmp_path / "repository")
-    assert {file.name for file in (tmp_path / "repository").glob("*.py")} == {
-        "checkpoint_entries.py",
-        "configuration_fields.py",
-        "configuration_offseg_mask2former.py",
-        "modeling_offseg_mask2former.py",
-        "offset_learning.py",
-    }
-
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE], cwd=tmp_path, env=environment, check=True)
-    torch.manual_seed(0)
-    expected = model(torch.rand(1, 3, 64, 64)).masks_queries_logits
-    assert torch.equal(load_file(tmp_path / "masks.safetensors")["masks"], expected)

@@ -29,6 +29,7 @@ class TestOffSegSegNext(SegmentationModelTests):
         "conv_group_norm.py",
         "drop_path.py",
         "hamburger.py",
+        "library_internals.py",
         "modeling_offseg_segnext.py",
         "offset_learning.py",
         "segmentation_loss.py",

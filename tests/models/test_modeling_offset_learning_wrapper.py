@@ -2,10 +2,7 @@
 
 import copy
 import logging
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -428,19 +425,26 @@ def test_float16_is_finite_when_the_products_leave_its_range():
 
 @every_base
 def test_every_new_parameter_moves_and_a_tiny_data_set_is_learnt(name):
-    images, labels = coloured_examples(4, 4)
+    images, labels = coloured_examples(2, 4)
     torch.manual_seed(0)
-    still = {"classifier_dropout_prob": 0.0} if "mobile" in name else {}
+    # Without dropout, with gradients clipped and a rate that ends at 0, so that rounding decides nothing: on several
+    # processors and from several seeds the losses end below 0.45 of the first one.
+    dropout = {"mobilevit": ("classifier_dropout_prob", "hidden_dropout_prob")}.get(name, ("classifier_dropout_prob",))
+    still = dict.fromkeys(dropout, 0.0) if "mobile" in name else {}
+    num_steps = 40 if "mobile" in name else 20  # their logits are at 1/32 of the image
     base = AutoModelForSemanticSegmentation.from_config(BASES[name][0](num_labels=4, **still))
     model = wrapped(base).train()
     start = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=num_steps)
     losses = []
-    for _ in range(25):
+    for _ in range(num_steps):
         optimizer.zero_grad()
         loss = model(images, labels=labels).loss
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     for key in NEW:
         path = f"model.{BASES[name][1]}.{key}"
@@ -599,41 +603,6 @@ def test_pipeline_segments_a_photo_with_the_bases_image_processor(tmp_path, tran
     assert not [record for record in transformers_log.records if record.levelno >= logging.ERROR]
     assert {segment["label"] for segment in segments} <= {"sky", "road", "car"}
     assert all(segment["mask"].size == (90, 70) for segment in segments)
-
-
-WITHOUT_THE_PACKAGE = """
-import sys
-sys.modules["offseg_hf"] = None  # importing it raises an ImportError
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForSemanticSegmentation
-model = AutoModelForSemanticSegmentation.from_pretrained("repository", trust_remote_code=True)
-torch.manual_seed(0)
-save_file({"logits": model(torch.rand(1, 3, 64, 64)).logits}, "logits.safetensors")
-"""
-
-
-def test_files_run_without_the_package_when_loaded_as_remote_code(tmp_path, monkeypatch):
-    classes = {
-        OffsetLearningConfig: "AutoConfig",
-        OffsetLearningForSemanticSegmentation: "AutoModelForSemanticSegmentation",
-    }
-    for registered, auto_class in classes.items():
-        monkeypatch.setattr(registered, "_auto_class", registered._auto_class)  # restored after the test
-        registered.register_for_auto_class(auto_class)
-    model = trained(wrapped(tiny_base()))
-    model.save_pretrained(tmp_path / "repository")
-    assert {file.name for file in (tmp_path / "repository").glob("*.py")} == {
-        "checkpoint_entries.py",
-        "configuration_offset_learning_wrapper.py",
-        "modeling_offset_learning_wrapper.py",
-        "offset_learning.py",
-    }
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE], cwd=tmp_path, env=environment, check=True)
-    torch.manual_seed(0)
-    expected = model(torch.rand(1, 3, 64, 64)).logits
-    assert torch.equal(load_file(tmp_path / "logits.safetensors")["logits"], expected)
 
 
 class OwnConfig(PreTrainedConfig):

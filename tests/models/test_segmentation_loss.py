@@ -232,8 +232,11 @@ def test_gradient_is_that_of_small_differences(num_labels, name, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("num_labels", [1, 17])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("num_labels", "name"),
+    [(1, "all"), *((17, name) for name in SETTINGS)]
+    + [pytest.param(1, name, marks=pytest.mark.slow) for name in SETTINGS if name != "all"],
+)
 def test_compiled_loss_and_gradient_are_the_same(num_labels, name):
     logits, labels = random_examples(num_labels)
     settings = settings_for(num_labels, name)

@@ -4,23 +4,61 @@ The native modules turn tokens (B, H*W, C) into maps (B, C, H, W) for every conv
 copy. Seen as channels-last maps, tokens need none, and depth-wise convolutions are several times as fast on a CPU.
 """
 
+import inspect
+import warnings
+
 import torch
-from transformers.models.segformer.modeling_segformer import (
-    SegformerDepthWiseConv,
-    SegformerOverlapPatchEmbeddings,
-    SegformerSequenceReduction,
-    SegformerStage,
-)
+import transformers
+from torch import nn
+
+try:
+    from transformers.models.segformer.modeling_segformer import (
+        SegformerDepthWiseConv,
+        SegformerOverlapPatchEmbeddings,
+        SegformerSequenceReduction,
+        SegformerStage,
+    )
+except ImportError:  # in a newer library: no encoder is changed then
+    SegformerDepthWiseConv = SegformerOverlapPatchEmbeddings = SegformerSequenceReduction = SegformerStage = nn.Module
 
 
 def keep_channels_last(encoder):
     """Changes how an encoder computes, but not what: its weights and their names stay.
 
+    Where the library's encoder is made of other parts than this code knows, nothing is changed at all: half of the
+    changes would cost more copies than none.
+
     Args:
         encoder (`transformers.SegformerModel`): changed in place. Its stages' maps come out channels-last.
+
+    Warns:
+        UserWarning: that it stays as it is.
     """
+    unknown = sorted(name for name, changed in CHANNELS_LAST.items() if not _is_known(name, changed, encoder))
+    if unknown:
+        warnings.warn(
+            f"transformers {transformers.__version__} makes SegFormer's encoder without {', '.join(unknown)} as this "
+            "model's code knows them, so the encoder stays the library's own: it answers the same, but takes more "
+            "time and memory on a CPU. Install a newer version of this code, or transformers 5.20 to 5.24."
+        )
+        return
     for module in encoder.modules():
-        module.__class__ = CHANNELS_LAST.get(type(module), type(module))
+        if type(module) in NATIVE:
+            module.__class__ = NATIVE[type(module)]
+
+
+def _is_known(name, changed, encoder):
+    """Whether an encoder has a native part, and the part the arguments and layers that the changed one relies on."""
+    native = changed.__base__
+    if native is nn.Module:
+        return False
+    parts = [module for module in encoder.modules() if type(module) is native]
+    is_needed = name != "SegformerSequenceReduction" or max(encoder.config.sr_ratios) > 1
+    return (
+        inspect.signature(native.forward).parameters.keys() == inspect.signature(changed.forward).parameters.keys()
+        and all(hasattr(part, layer) for part in parts for layer in changed.layers)
+        and bool(parts or not is_needed)
+    )
 
 
 def to_map(tokens, height, width):
@@ -36,6 +74,8 @@ def to_tokens(hidden_states):
 class ChannelsLastPatchEmbeddings(SegformerOverlapPatchEmbeddings):
     """Map → convolution → tokens → LayerNorm."""
 
+    layers = ("proj", "layer_norm")
+
     def forward(self, pixel_values):
         embeddings = self.proj(pixel_values.contiguous(memory_format=torch.channels_last))
         height, width = embeddings.shape[2:]
@@ -45,6 +85,8 @@ class ChannelsLastPatchEmbeddings(SegformerOverlapPatchEmbeddings):
 class ChannelsLastSequenceReduction(SegformerSequenceReduction):
     """Tokens → convolution → fewer tokens → LayerNorm."""
 
+    layers = ("sequence_reduction", "layer_norm")
+
     def forward(self, hidden_states, height, width):
         return self.layer_norm(to_tokens(self.sequence_reduction(to_map(hidden_states, height, width))))
 
@@ -52,12 +94,16 @@ class ChannelsLastSequenceReduction(SegformerSequenceReduction):
 class ChannelsLastDepthWiseConv(SegformerDepthWiseConv):
     """Tokens → depth-wise convolution → tokens."""
 
+    layers = ("dwconv",)
+
     def forward(self, hidden_states, height, width):
         return to_tokens(self.dwconv(to_map(hidden_states, height, width)))
 
 
 class ChannelsLastStage(SegformerStage):
     """Map → patch embeddings → layers → LayerNorm → map."""
+
+    layers = ("patch_embeddings", "blocks", "layer_norm", "reshape")
 
     def forward(self, hidden_states, **kwargs):
         hidden_states, height, width = self.patch_embeddings(hidden_states)
@@ -68,8 +114,9 @@ class ChannelsLastStage(SegformerStage):
 
 
 CHANNELS_LAST = {
-    SegformerOverlapPatchEmbeddings: ChannelsLastPatchEmbeddings,
-    SegformerSequenceReduction: ChannelsLastSequenceReduction,
-    SegformerDepthWiseConv: ChannelsLastDepthWiseConv,
-    SegformerStage: ChannelsLastStage,
+    "SegformerOverlapPatchEmbeddings": ChannelsLastPatchEmbeddings,
+    "SegformerSequenceReduction": ChannelsLastSequenceReduction,
+    "SegformerDepthWiseConv": ChannelsLastDepthWiseConv,
+    "SegformerStage": ChannelsLastStage,
 }
+NATIVE = {changed.__base__: changed for changed in CHANNELS_LAST.values()}

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from transformers.image_processing_backends import PilBackend
-from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, load_image
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .label_map import checked_size, label_map_and_confidence, upsampled_label_map
+from .library_internals import SemanticSegmentationPostProcessorOutput
 
 IGNORE_INDEX = 255
 EXIF_ORIENTATION = 0x0112

@@ -6,18 +6,13 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 from transformers import SegformerModel, SegformerPreTrainedModel
-from transformers.backbone_utils import filter_output_hidden_states
 from transformers.modeling_outputs import SemanticSegmenterOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .channels_last_segformer import keep_channels_last
 from .checkpoint_entries import rename_checkpoint_entries
 from .configuration_offseg import OffSegConfig
+from .library_internals import can_return_tuple, filter_output_hidden_states, install_capturing_hooks
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
 from .segmentation_loss import offset_learning_loss
 from .upsampling import upsample
@@ -25,6 +20,12 @@ from .upsampling import upsample
 # What should stay in a CPU's cache:
 PART_SIZE = 2**18  # pixels of the images that are segmented at once,
 STRIP_SIZE = 2**19  # values of a strip of the largest maps.
+
+
+def _is_hooked(module):
+    """Whether something happens at a call that the class does not know of; also where torch no longer tells."""
+    hooks = (getattr(module, name, True) for name in ("_forward_hooks", "_forward_pre_hooks"))
+    return any(hooks) or "forward" in vars(module)
 
 
 class OffSegConvModule(nn.Module):
@@ -42,8 +43,7 @@ class OffSegConvModule(nn.Module):
         """Whether convolution and BatchNorm are one linear layer: in evaluation, unless replaced or hooked."""
         if type(self.conv) is not nn.Conv2d or type(self.bn) is not nn.BatchNorm2d or self.bn.training:
             return False
-        parts = (self, self.conv, self.bn)
-        return not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
+        return not any(map(_is_hooked, (self, self.conv, self.bn)))
 
     def as_linear(self):
         """The weight (out_channels, in_channels) and bias of that layer."""
@@ -141,9 +141,19 @@ def in_parts_of_the_batch(forward):
             return forward(self, pixel_values, labels, **kwargs)
         num_images = max(1, PART_SIZE // max(1, math.prod(pixel_values.shape[2:])))
         parts = [forward(self, part, **kwargs) for part in pixel_values.split(num_images)]
-        return parts[0] if len(parts) == 1 else tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        return parts[0] if len(parts) == 1 else _concatenated(parts)
 
     return wrapper
+
+
+def _concatenated(parts):
+    """Outputs of parts of a batch → those of the batch: tensors, or mappings and tuples of them."""
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(parts)
+    if isinstance(first, dict):
+        return type(first)(**{name: _concatenated([part[name] for part in parts]) for name in first})
+    return tuple(map(_concatenated, zip(*parts)))
 
 
 class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
@@ -162,7 +172,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     base_model_prefix = "offseg"
     # The loss is a mean over the batch; it must be divided by the number of accumulation steps like any other.
     accepts_loss_kwargs = False
-    _no_split_modules = ["ChannelsLastStage", "OffSegFusion", "OffsetLearning"]
+    _no_split_modules = ["ChannelsLastStage", "SegformerStage", "OffSegFusion", "OffsetLearning"]
     # The heads of SegFormer checkpoints (ImageNet classifier, all-MLP decoder), which OffSeg replaces.
     _keys_to_ignore_on_load_unexpected = [
         r"^classifier\.",
@@ -173,9 +183,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
         super().__init__(config)
         self.segformer = SegformerModel(config)
         keep_channels_last(self.segformer)
-        maybe_install_capturing_hooks(
-            self.segformer
-        )  # else done by the first forward, which torch.compile cannot trace
+        install_capturing_hooks(self.segformer)
         for module in self.segformer.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = config.layer_norm_eps  # the native modules keep torch's default
@@ -194,7 +202,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
     @can_return_tuple
     @filter_output_hidden_states
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
     ) -> SemanticSegmenterOutput:
         """Segments a batch of images; on a CPU without gradients, a few of them at a time.
 
@@ -221,7 +229,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
                 "`pixel_values` must be at least 32 pixels high and wide, got "
                 f"{tuple(pixel_values.shape[2:])}; resize or pad the image."
             )
-        outputs = self.segformer(pixel_values, **kwargs)
+        outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         logits, features = self.decode_head(outputs.hidden_states)
         loss = None
         if labels is not None:
