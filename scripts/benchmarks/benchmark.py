@@ -7,6 +7,7 @@ process for each model. The models are those of [`~benchmark_models`].
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import time
@@ -187,7 +188,10 @@ def _added_memory_in_new_process(name, case, settings):
     code += "name, case, settings = json.loads(sys.argv[1]); "
     code += "print(added_memory(name, Case(**case), Settings(**settings)))"
     argument = json.dumps([name, asdict(case), asdict(settings)])
-    process = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the scripts' folder is on it, as here
+    process = subprocess.run(
+        [sys.executable, "-c", code, argument], capture_output=True, encoding="utf-8", env=environment
+    )
     if process.returncode < 0:
         raise MemoryError(
             f"`sizes` must fit into memory, but the process of {name} at {case.height}x{case.width} was ended by "
