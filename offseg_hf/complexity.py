@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from offseg_hf.model_types import auto_model_class
 
+
 def count_parameters(config: PreTrainedConfig) -> int:
     """Counts the parameters of a segmentation model.
 
@@ -26,11 +27,11 @@ def count_multiply_adds(config: PreTrainedConfig, height: int, width: int) -> in
     """Counts the multiply-adds of a segmentation model's forward pass for one image.
 
     Counted are all convolutions and matrix products that a forward pass on a CPU runs, by torch's own
-    [`~torch.utils.flop_counter.FlopCounterMode`]: those of attention, those whose result is added to a tensor in place,
-    and those by which EfficientFormerV2's attention and the SegFormer head upsample maps. A multiply-add is one
-    operation here, as in the literature, where it is called a FLOP; torch counts it as two. Element-wise work is not
-    counted: normalisation, activation, softmax, upsampling by interpolation, sampling, and weighted sums that are not
-    matrix products.
+    [`~torch.utils.flop_counter.FlopCounterMode`]. Among them are the products of attention, and those by which
+    EfficientFormerV2's attention and OffSeg's head on SegFormer upsample maps, whether a product is a new tensor (`@`)
+    or added to one in place (`baddbmm_`). A multiply-add is one operation here, as in the literature, where it is
+    called a FLOP; torch counts two. Element-wise work is not counted: normalisation, activation, softmax, upsampling
+    by interpolation, sampling, and weighted sums that are not matrix products.
 
     Args:
         config ([`transformers.PreTrainedConfig`]): the model, such as `variant_config("offseg-b0", num_labels=150)`.
