@@ -12,7 +12,7 @@ def test_space_model_is_trained_measured_and_written(tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("build_space_model", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    script.main(["--output", str(tmp_path / "space"), "--max_steps", "1", "--num_train", "8"])
+    script.main(["--output", str(tmp_path / "space"), "--max_steps", "2", "--num_train", "8"])
     printed = capsys.readouterr().out
     assert "$ offseg train --model_name_or_path " in printed and "$ offseg evaluate --model " in printed
     assert len(list((tmp_path / "space" / "examples").glob("street-*.jpg"))) == len(script.EXAMPLE_SEEDS)

@@ -1,7 +1,6 @@
 """The benchmark: what it compares, what it measures, and what it makes of the numbers."""
 
 import json
-import sys
 
 import benchmark
 import numpy as np
@@ -93,15 +92,18 @@ def test_memory_of_photos_of_any_size_is_measured(measure, names, checkpoint):
         assert 512 * 768 * 3 * 4 < summary["median"] < 500e6  # the normalised photo at least
 
 
-def test_memory_tells_when_its_process_fails_or_is_ended(tmp_path, monkeypatch):
+def start_and_kill(process, start=benchmark.PROCESSES.Process.start):
+    start(process)
+    process.kill()
+
+
+def test_memory_tells_when_its_process_fails_or_is_ended(monkeypatch):
     case = Case("photo_memory", "offseg-b9", 4, 64, 64)
     with pytest.raises(
         RuntimeError, match=r"memory of offseg at 64x64 could not be measured: .*`name` must be one of"
     ):
         benchmark._added_memory_in_new_process("offseg", case, Settings())
-    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
-    (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(sys, "executable", f"{tmp_path}/python")
+    monkeypatch.setattr(benchmark.PROCESSES.Process, "start", start_and_kill)
     with pytest.raises(MemoryError, match="process of offseg at 64x64 was ended by signal 9; pass smaller ones"):
         benchmark._added_memory_in_new_process("offseg", case, Settings())
 

@@ -15,11 +15,11 @@ from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
 ORIENTATION = 0x0112
 
 
-def arguments(data, output, *models, max_steps=1):
+def arguments(data, output, *models, max_steps=2):
     return [
         "--models", *models, "--dataset", str(data), "--labels", ",".join(SCENE_LABELS), "--seeds", "0",
-        "--max_steps", str(max_steps), "--batch_size", "2", "--resize", "64", "64", "--crop_size", "64", "64",
-        "--output", str(output),
+        "--max_steps", str(max_steps), "--warmup_steps", "0", "--batch_size", "2", "--resize", "64", "64",
+        "--crop_size", "64", "64", "--output", str(output),
     ]  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def test_models_are_trained_measured_and_not_trained_again(tmp_path, capsys):
     assert runs["offseg-b0-1x1"] == before and 0 <= runs["upernet"]["0"]["mean_iou"] <= 1
     assert "| upernet " in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(arguments(data, output, "upernet", max_steps=2))
+        main(arguments(data, output, "upernet", max_steps=3))
     assert "`--output` must hold runs of this schedule, and" in capsys.readouterr().err
 
 
