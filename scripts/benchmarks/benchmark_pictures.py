@@ -119,6 +119,7 @@ def draw_accuracy(record):
         _ticks_of_logarithms(axes.xaxis)
         axes.set_xlabel("forward pass (ms)")
         axes.set_ylabel("the paper's mean IoU on ADE20K (%)")
+        axes.margins(x=0.1)
         for name, points in _curves(cases, 1000).items():
             curve = []
             for case, median in points:
@@ -128,8 +129,9 @@ def draw_accuracy(record):
                 curve.append((median, published.ade20k, size.upper() + "*" * is_wider))
             _draw_curve(axes, name, [(x, y) for x, y, _ in curve])
             if name != "literal":  # its points are OffSeg's, moved to the right
+                place, side = ((-6, 4), "right") if name == "offseg" else ((6, -11), "left")  # where no curve is
                 for x, y, text in curve:
-                    axes.annotate(text, (x, y), (-6, 4), textcoords="offset points", ha="right", color=STYLES[name][0])
+                    axes.annotate(text, (x, y), place, textcoords="offset points", ha=side, color=STYLES[name][0])
             if any("*" in text for *_, text in curve):
                 title.append(WIDER)
         axes.set_title("\n".join(title), loc="left", fontsize="medium")
