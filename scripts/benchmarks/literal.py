@@ -81,7 +81,7 @@ class LiteralDecodeHead(nn.Module):
 
 
 class LiteralOffSeg(nn.Module):
-    """[`OffSegForSemanticSegmentation`] as the paper writes it: native encoder, head step by step, plain cross-entropy.
+    """[`OffSegForSemanticSegmentation`] as the paper writes it: native encoder, head step by step, plain loss.
 
     Args:
         config ([`OffSegConfig`]): the architecture, with the plain cross-entropy as its loss.
