@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoModelForSemanticSegmentation, Mask2FormerConfig, SegformerConfig
 
 from offseg_hf import OffSegConfig, variant_config
-from offseg_hf.complexity import count_multiply_adds, count_parameters
+from offseg_hf.complexity import count_model_multiply_adds, count_multiply_adds, count_parameters
 
 
 def tiny_config():
@@ -46,6 +46,28 @@ def test_multiply_adds_of_offset_learning_are_those_of_its_formula():
         return count_multiply_adds(config, 32, 32)
 
     assert counted(13) - counted(7) == by_hand(13) - by_hand(7)
+
+
+class Products(nn.Module):
+    """Maps (1, 3, H, W) times their transposes: as new tensors, or added up in place."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, pixel_values):
+        maps = pixel_values[0]  # (3, H, W)
+        if self.in_place:
+            sums = torch.zeros(maps.shape[0], maps.shape[1], maps.shape[1])
+            sums.baddbmm_(maps, maps.mT)
+            sums[0].addmm_(maps[0], maps[0].T)
+            return sums
+        return maps @ maps.mT, maps[0] @ maps[0].T
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_products_count_alike_where_they_are_added_up_in_place(in_place):
+    assert count_model_multiply_adds(Products(in_place), 32, 64) == (3 + 1) * 32 * 64 * 32
 
 
 def test_multiply_adds_are_the_published_ones_without_offset_learning():

@@ -1,4 +1,4 @@
-"""Time and memory of OffSeg on SegFormer, beside transformers' SegFormer of the same size and beside the literal form.
+"""Measures the time and memory of OffSeg on SegFormer, of transformers' SegFormer of the same size, and of `literal`.
 
 What is compared runs in turn in one process, so that all of it meets the same machine; memory is measured in a new
 process for each model. The models are those of [`~benchmark_models`].
@@ -6,8 +6,7 @@ process for each model. The models are those of [`~benchmark_models`].
 
 import ctypes
 import gc
-import json
-import subprocess
+import multiprocessing
 import sys
 import time
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from benchmark_models import (
 )
 from literal import literal_form, literal_offset_learning
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils.logging import disable_progress_bar
 
 from offseg_hf.complexity import count_model_multiply_adds, count_parameters, empty_model
 from offseg_hf.models.offset_learning import OffsetLearning
@@ -41,7 +41,11 @@ PHOTO_SIZE = (768, 1024)  # height and width of the photo, and of the label map 
 SMALL = (64, 64)  # of what warms up a process whose memory is measured
 OFFSET_LEARNING_CHANNELS = 256
 WINDOW_SIZE, STRIDE = 512, 480  # of sliding windows, as the paper's on ADE20K
-# Whose memory is measured, in which cases.
+# Memory is measured in processes that begin without anything of this one; Windows has no fork server.
+PROCESSES = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+# Models whose memory is measured, for each measure.
 MEMORY = {
     "photo_memory": MODELS,
     "training_memory": MODELS,
@@ -183,20 +187,34 @@ def _process_memory(name):
 
 
 def _added_memory_in_new_process(name, case, settings):
-    code = "import json, sys; from benchmark import Case, Settings, added_memory; "
-    code += "name, case, settings = json.loads(sys.argv[1]); "
-    code += "print(added_memory(name, Case(**case), Settings(**settings)))"
-    argument = json.dumps([name, asdict(case), asdict(settings)])
-    process = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, encoding="utf-8")
-    if process.returncode < 0:
+    if PROCESSES.get_start_method() == "forkserver":  # every process is then forked of one that has imported these
+        PROCESSES.set_forkserver_preload(["torch", "datasets", "transformers.modeling_utils"])
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_send_added_memory, args=(sender, name, case, settings))
+    process.start()
+    sender.close()  # the process has its own end of the pipe
+    try:
+        added = receiver.recv()
+    except EOFError:
+        added = "no reason given"
+    process.join()
+    if process.exitcode < 0:
         raise MemoryError(
             f"`sizes` must fit into memory, but the process of {name} at {case.height}x{case.width} was ended by "
-            f"signal {-process.returncode}; pass smaller ones."
+            f"signal {-process.exitcode}; pass smaller ones."
         )
-    if process.returncode > 0:
-        reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise RuntimeError(f"The memory of {name} at {case.height}x{case.width} could not be measured: {reason}")
-    return int(process.stdout.split()[-1])
+    if isinstance(added, str):
+        raise RuntimeError(f"The memory of {name} at {case.height}x{case.width} could not be measured: {added}")
+    return added
+
+
+def _send_added_memory(sender, name, case, settings):
+    """Sends what [`added_memory`] returns, or the error's text."""
+    disable_progress_bar()  # of loading weights
+    try:
+        sender.send(added_memory(name, case, settings))
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {error}")
 
 
 def _config(case, settings):

@@ -1,7 +1,7 @@
 """What a benchmark of OffSeg on SegFormer compares: three models, and each one's way from a photo to a label map.
 
 `offseg` is this package's model, `segformer` [`transformers.SegformerForSemanticSegmentation`] of the same size, and
-`literal` OffSeg computed as it is written ([`~literal.literal_form`]). The last two have transformers' own
+`literal` OffSeg computed as the paper writes it ([`~literal.literal_form`]). The last two have transformers' own
 image processor.
 """
 

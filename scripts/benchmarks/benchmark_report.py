@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a JSON record that an interrupted run goes on from, and tables."""
+"""The results of a benchmark: a JSON record, from which an interrupted run goes on, and tables in Markdown."""
 
 import importlib.metadata
 import json
@@ -10,28 +10,33 @@ from pathlib import Path
 import torch
 from benchmark_models import IMAGE_PROCESSORS, MODELS
 
+from offseg_hf.markdown import markdown_table
+
 MODEL_NAMES = {"offseg": "OffSeg", "segformer": "SegFormer", "literal": "literal"}
 MEBIBYTE = 2**20
-RELEASED = "256 channels for B0 and B1 and 768 beyond, as released; the paper's figures for SegFormer are of 256."
+RELEASED = (
+    "256 channels for B0 and B1 and 768 for B2 to B5, as in the released checkpoints; the paper's figures for "
+    "SegFormer are those of 256 for all."
+)
 # Title of the table of each measure, and what a second or a byte is in it.
 TITLES = {
     "forward": ("Forward pass, ms", 1000),
     "photo": ("JPEG photo of 768×1024 pixels to its label map, ms", 1000),
     "post_processing": ("Logits to a label map of 768×1024 pixels, ms", 1000),
-    "training": ("Step of training, ms", 1000),
+    "training": ("Training step, ms", 1000),
     "offset_learning": ("Offset learning alone, of features with 256 channels, ms", 1000),
-    "photo_memory": ("Memory added by a photo's way to its label map, MiB", 1 / MEBIBYTE),
-    "training_memory": ("Memory added by a step of training, MiB", 1 / MEBIBYTE),
+    "photo_memory": ("Memory added from a JPEG photo of 768×1024 pixels to its label map, MiB", 1 / MEBIBYTE),
+    "training_memory": ("Memory added by a training step, MiB", 1 / MEBIBYTE),
     "whole_memory": (
-        "Memory added by a JPEG photo's way to its label map, the model at the photo's size, MiB",
+        "Memory added from a JPEG photo to its label map, the model at the photo's size, MiB",
         1 / MEBIBYTE,
     ),
     "window_memory": ("The same by sliding windows of 512×512 pixels, MiB", 1 / MEBIBYTE),
 }
 LIMIT = 8 * 2**30  # bytes
 NOISE = (
-    "Weights are random, so label maps mean nothing and come close to noise, which is the worst case for OffSeg's "
-    "post-processing: it takes longer where there are more borders. Pass `--checkpoint` for a trained model's."
+    "Weights are random, so the label maps are close to noise. That is the worst case for OffSeg's post-processing, "
+    "which takes longer the more borders there are between classes; `--checkpoint` measures a trained model."
 )
 
 
@@ -122,8 +127,8 @@ def markdown_tables(record):
     text = [
         f"torch {settings['versions']['torch']}, transformers {settings['versions']['transformers']}, "
         f"{settings['dtype']}{compiled}, on {machine}. Times are medians of {settings['num_repeats']} rounds in which "
-        "all models take turns, with quartiles; ratios are medians of each round's. `literal` is OffSeg computed as "
-        "the paper writes it, with transformers' image processor. SegFormer's decoder has "
+        "all models take turns, with quartiles; ratios are medians of the ratios within each round. `literal` is "
+        "OffSeg computed as the paper writes it, with transformers' image processor. SegFormer's decoder has "
         + (f"{settings['segformer_decoder_size']} channels." if settings["segformer_decoder_size"] else RELEASED)
     ]
     for measure, (title, factor) in TITLES.items():
@@ -141,7 +146,7 @@ def markdown_tables(record):
 
 
 def _limits(cases):
-    """The largest photo in 8 GiB, by the growth from the second largest to the largest that was measured."""
+    """A sentence on the largest photo that fits into 8 GiB, from the growth between the two largest measured."""
     groups = {}  # (pixels, bytes) of every size, by what was measured
     for case in cases:
         for name, values in case["models"].items():
@@ -197,9 +202,7 @@ def _place(case):
 
 
 def _table(rows):
-    rows = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows)
+    return markdown_table(rows[0], rows[1:], align="l" + "r" * (len(rows[0]) - 1))
 
 
 def _number(value):

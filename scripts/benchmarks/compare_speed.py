@@ -1,18 +1,20 @@
-"""Times OffSeg on SegFormer beside transformers' SegFormer and beside OffSeg as it is written: speed and memory.
+"""Compares OffSeg on SegFormer with transformers' SegFormer, and with OffSeg computed as the paper writes it.
 
-    python scripts/benchmark.py --variants offseg-b0 offseg-b2 --sizes 512 1024 --output outputs/benchmark
-    python scripts/benchmark.py --checkpoint outputs/my-model --sizes 512x1024 --measure photo post_processing memory
-    python scripts/benchmark.py --variants offseg-b0 --measure forward --dtype bfloat16 --device cuda --compile
+    python scripts/benchmarks/compare_speed.py --variants offseg-b0 offseg-b2 --sizes 512 1024 --output outputs/speed
+    python scripts/benchmarks/compare_speed.py --checkpoint outputs/my-model --sizes 512x1024 --measure photo memory
+    python scripts/benchmarks/compare_speed.py --measure forward --dtype bfloat16 --device cuda --compile
 
-Prints tables. Into `--output` go `benchmark.json`, written after every case, from which `--resume` goes on;
-`benchmark.png` where there are several sizes, and `accuracy.png` where there are several variants.
+Prints tables of time and memory. The folder `--output` gets `benchmark.json`, written after every case, from which
+`--resume` goes on; `benchmark.png` where there are several sizes; and `accuracy.png` where there are several variants.
 """
 
 import argparse
 from dataclasses import fields
 from pathlib import Path
 
-USAGE = "benchmark.py [--variants NAME …] [--sizes HxW …] [--measure NAME …] [--output FOLDER] … (--help lists all)"
+USAGE = (
+    "compare_speed.py [--variants NAME …] [--sizes HxW …] [--measure NAME …] [--output FOLDER] … (--help lists all)"
+)
 
 
 def size(text):
@@ -31,17 +33,27 @@ def main(argv=None):
     add("--measure", nargs="+", default=["all"], help="forward, photo, post_processing, training, offset_learning, "
         "memory, limits, counts; all by default.")  # fmt: skip
     add("--variants", nargs="+", default=["offseg-b0"], help="offseg-b0 to offseg-b5.")
-    add("--sizes", nargs="+", type=size, default=[(512, 512)], help="HxW, or a number, of what models see.")
-    add("--num_labels", nargs="+", type=int, default=[150], help="Numbers of classes.")
-    add("--batch_sizes", nargs="+", type=int, default=[1], help="Images at once in a forward pass.")
-    add("--training_batch_size", type=int, default=4, help="Images of a training step.")
-    add("--checkpoint", help="Trained OffSeg model on SegFormer, instead of random weights; has its own classes.")
-    add("--segformer_decoder_size", type=int, help="256 for the paper's SegFormer; by default as released.")
-    add("--dtype", default="float32", help="float32 or bfloat16; of autocast in training.")
+    add(
+        "--sizes",
+        nargs="+",
+        type=size,
+        default=[(512, 512)],
+        help="Height x width of the models' input in pixels, or one number.",
+    )
+    add("--num_labels", nargs="+", type=int, default=[150], help="Numbers of classes to measure with.")
+    add("--batch_sizes", nargs="+", type=int, default=[1], help="Images in a batch of a forward pass.")
+    add("--training_batch_size", type=int, default=4, help="Images in a batch of a training step.")
+    add("--checkpoint", help="Trained OffSeg model on SegFormer, with its classes, instead of random weights.")
+    add(
+        "--segformer_decoder_size",
+        type=int,
+        help="Channels of SegFormer's decoder: 256 in the paper; by default as released.",
+    )
+    add("--dtype", default="float32", help="float32 or bfloat16; for training, of autocast.")
     add("--device", default="cpu", help="cpu or cuda.")
     add("--compile", action="store_true", help="Compile all models, and count graph breaks.")
     add("--num_threads", type=int, default=2, help="torch's threads on a CPU.")
-    add("--num_repeats", type=int, default=10, help="Rounds, after one that does not count.")
+    add("--num_repeats", type=int, default=10, help="Rounds to measure, after one to warm up.")
     add("--output", type=Path, help="Folder for the record and the pictures.")
     exclusive = parser.add_mutually_exclusive_group()
     exclusive.add_argument("--resume", action="store_true", help="Go on from the record in that folder.")

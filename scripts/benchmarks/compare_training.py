@@ -1,14 +1,15 @@
-"""Trains models on equal schedules with several seeds, and writes what each reaches: mean, spread, every run.
+"""Trains models with the same schedule and several seeds, and compares the mean IoU that they reach.
 
-    python scripts/compare_models.py --dataset data/camvid --labels sky,building,road --max_steps 600 \\
+    python scripts/benchmarks/compare_training.py --dataset data/camvid --labels sky,building,road --max_steps 600 \\
         --models segformer-b0 offseg-b0 --output outputs/comparison.json
-    python scripts/compare_models.py --dataset data/camvid --labels labels.txt --seeds 0 1 2 --max_steps 600 \\
-        --resize 320 240 --crop_size 128 192 --output outputs/comparison.json --models segformer-b0 offseg-b0 \\
-        offseg-segnext-t-1x1 offseg-segnext-t offseg-t upernet-1x1 upernet
+    python scripts/benchmarks/compare_training.py --dataset data/camvid --labels labels.txt --seeds 0 1 2 \\
+        --max_steps 600 --resize 320 240 --crop_size 128 192 --output outputs/comparison.json \\
+        --models segformer-b0 offseg-b0 offseg-segnext-t-1x1 offseg-segnext-t offseg-t upernet-1x1 upernet
 
 Every model starts from random weights, on the CPU or the first GPU, under bfloat16 autocast. A variant's name followed
 by `-1x1` is that variant with a plain 1×1 classifier in place of offset learning; `upernet` is a small UPerNet on
-ConvNeXt. Runs that the output file holds already are not repeated, so an interrupted comparison goes on.
+ConvNeXt with offset learning. `--output` gets the metrics of every run; runs that it holds already are not repeated,
+so an interrupted comparison goes on.
 """
 
 import argparse
@@ -22,18 +23,24 @@ PLAIN = "-1x1"
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", required=True, help="Variants, each perhaps with -1x1; or upernet.")
-    parser.add_argument("--dataset", required=True, nargs="+", help="Hub id, folder, Parquet files or URL pattern.")
-    parser.add_argument("--labels", required=True, help="Class names separated by commas, or a file of them.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="One run of every model for each.")
-    parser.add_argument("--max_steps", type=int, required=True, help="Steps of each run.")
-    parser.add_argument("--warmup_steps", type=float, default=0.1, help="Steps of warm-up; below 1 a share of all.")
-    parser.add_argument("--batch_size", type=int, default=8, help="Images per step.")
-    parser.add_argument("--learning_rate", type=float, default=6e-4, help="Learning rate of the encoder.")
-    parser.add_argument("--head_learning_rate_factor", type=float, default=5 / 3, help="The head's, as a multiple.")
-    parser.add_argument("--resize", type=int, nargs=2, default=[2048, 512], help="Longest and shortest edge.")
-    parser.add_argument("--crop_size", type=int, nargs=2, default=[512, 512], help="Height and width of a crop.")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file, which is added to.")
+    add = parser.add_argument
+    add(
+        "--models",
+        nargs="+",
+        required=True,
+        help="Variants, such as offseg-b0 or offseg-b0-1x1; upernet, upernet-1x1.",
+    )
+    add("--dataset", required=True, nargs="+", help="Hub id, folder, Parquet files or URL pattern.")
+    add("--labels", required=True, help="Class names separated by commas, or a file of them.")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds; every model is trained once with each.")
+    add("--max_steps", type=int, required=True, help="Training steps of each run.")
+    add("--warmup_steps", type=float, default=0.1, help="Warm-up steps; below 1, their share of all steps.")
+    add("--batch_size", type=int, default=8, help="Images per step.")
+    add("--learning_rate", type=float, default=6e-4, help="Learning rate of the encoder.")
+    add("--head_learning_rate_factor", type=float, default=5 / 3, help="Learning rate of the head ÷ the encoder's.")
+    add("--resize", type=int, nargs=2, default=[2048, 512], help="Longest and shortest edge of a photo, in pixels.")
+    add("--crop_size", type=int, nargs=2, default=[512, 512], help="Height and width of a training crop, in pixels.")
+    add("--output", type=Path, required=True, help="JSON file of the runs; new runs are added to it.")
     args = parser.parse_args(argv)
 
     from offseg_hf.data import read_id2label
@@ -43,7 +50,7 @@ def main(argv=None):
     schedule = {name: value for name, value in vars(args).items() if name not in ("models", "seeds", "output")}
     record = json.loads(args.output.read_text()) if args.output.exists() else {"schedule": schedule, "runs": {}}
     if record["schedule"] != schedule:
-        parser.error(f"`--output` must be of the same schedule, and {args.output} is not: name another file.")
+        parser.error(f"`--output` must hold runs of this schedule, and {args.output} holds others: name another file.")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for name in args.models:
@@ -56,14 +63,14 @@ def main(argv=None):
 
 
 def run(name, seed, id2label, args):
-    """One model, trained and measured: the metrics, in [0, 1]."""
+    """Trains and measures one model: its number of parameters and its metrics, in [0, 1]."""
     import torch
     from transformers import set_seed
 
     from offseg_hf import OffSegImageProcessor
     from offseg_hf.data import TrainTransform, training_dataset
     from offseg_hf.training.arguments import SegmentationTrainingArguments
-    from offseg_hf.training.from_arguments import create_trainer
+    from offseg_hf.training.trainer import SegmentationTrainer
 
     set_seed(seed)
     model = create(name, id2label)
@@ -84,25 +91,17 @@ def run(name, seed, id2label, args):
             warmup_steps=args.warmup_steps, save_strategy="no", seed=seed, data_seed=seed, logging_steps=100,
             use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip
-        create_trainer(model, training_args, train_dataset).train()
-    return {"parameters": model.num_parameters(), **measure(model, image_processor, id2label, args)}
+        SegmentationTrainer(model, training_args, train_dataset=train_dataset).train()
+    return {"parameters": model.num_parameters(), **measure(model, image_processor, args.dataset)}
 
 
-def measure(model, image_processor, id2label, args):
-    """The metrics of a model on the validation photos, labels at their own resolution."""
-    from tqdm import tqdm
-
+def measure(model, image_processor, dataset):
+    """The metrics of a model on the validation photos, with labels at their own resolution."""
     from offseg_hf.data import load_segmentation_dataset
-    from offseg_hf.evaluation.figures import named_results
-    from offseg_hf.evaluation.metric import SemanticSegmentationMetric
-    from offseg_hf.models.image_processing_offseg import read_mask
-    from offseg_hf.prediction.label_maps import predict_label_map
+    from offseg_hf.evaluation.protocol import evaluate_model
 
-    metric = SemanticSegmentationMetric(num_labels=len(id2label))
-    for example in tqdm(load_segmentation_dataset(args.dataset, "validation"), unit="photo"):
-        prediction = predict_label_map(model, image_processor, example["image"])
-        metric.add(prediction=prediction, reference=read_mask(example["mask"]))
-    return named_results(metric.compute(), id2label)
+    data = load_segmentation_dataset(dataset, "validation")
+    return evaluate_model(model, image_processor, data).metrics
 
 
 def create(name, id2label):
@@ -134,15 +133,17 @@ def create(name, id2label):
 
 
 def table(runs):
-    """The comparison as a Markdown table."""
-    rows = ["| model | parameters | mIoU, mean ± spread | of each seed |", "|---|---|---|---|"]
+    """The comparison as a Markdown table, a row for each model."""
+    from offseg_hf.markdown import markdown_table
+
+    rows = []
     for name, by_seed in runs.items():
         values = [results["mean_iou"] for results in by_seed.values()]
         spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
         each = ", ".join(f"{value:.3f}" for value in values)
         parameters = next(iter(by_seed.values()))["parameters"]
-        rows.append(f"| {name} | {parameters / 1e6:.2f} M | {statistics.mean(values):.3f}{spread} | {each} |")
-    return "\n".join(rows)
+        rows.append((name, f"{parameters / 1e6:.2f} M", f"{statistics.mean(values):.3f}{spread}", each))
+    return markdown_table(("model", "parameters", "mIoU, mean ± standard deviation", "mIoU of each seed"), rows, "lrl")
 
 
 if __name__ == "__main__":

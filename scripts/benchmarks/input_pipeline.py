@@ -1,10 +1,11 @@
-"""Times the input pipeline of a training: decoding, augmentation and collation, beside bare decoding and one resize.
+"""Compares the time of training's input pipeline with that of the least work: to decode a photo and resize it once.
 
-    python scripts/benchmark_input.py
-    python scripts/benchmark_input.py --dataset data/camvid --crop_size 512 512 --resize 2048 512
+    python scripts/benchmarks/input_pipeline.py
+    python scripts/benchmarks/input_pipeline.py --dataset data/camvid --crop_size 512 512 --resize 2048 512
 
-Without a data set, it times photos of 500×375 pixels that it draws. Both are timed in turn on the same examples, in
-batches of 8, in one process on one thread, as a worker of a DataLoader works.
+The pipeline decodes photo and mask, augments, normalises and collates them. Both are timed in turn on the same
+examples, in batches of 8, in one process on one thread, as a worker of a DataLoader works. Without `--dataset` they
+are timed on drawn photos of 500×375 pixels.
 """
 
 import argparse
@@ -16,14 +17,16 @@ import time
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", help="Hub id, folder, Parquet files or URL pattern; drawn without.")
+    parser.add_argument(
+        "--dataset", nargs="+", help="Hub id, folder, Parquet files or URL pattern; by default photos are drawn."
+    )
     parser.add_argument("--split", default="train", help="Split to read.")
     parser.add_argument("--crop_size", type=int, nargs=2, default=[512, 512], help="Height and width of a crop.")
     parser.add_argument("--resize", type=int, nargs=2, default=[2048, 512], help="Longest and shortest edge.")
     parser.add_argument("--num_examples", type=int, default=64, help="Examples per round.")
     parser.add_argument("--num_rounds", type=int, default=7, help="Rounds, of which the median counts.")
     parser.add_argument("--examples_per_second", type=float, nargs="+", default=[20, 50, 100, 200, 400],
-                        help="Speeds of trainings to tell the number of workers for.")  # fmt: skip
+                        help="Speeds of training to print the number of workers for.")  # fmt: skip
     args = parser.parse_args(argv)
 
     import torch
@@ -90,7 +93,7 @@ def drawn_examples(count):
 
 
 def decode_and_resize(example, resize):
-    """The least that any pipeline does: the JPEG decoded whole, and the photo resized once."""
+    """The least that any pipeline must do: decodes the whole JPEG and resizes the photo once."""
     from PIL import Image
 
     source = example["image"]

@@ -81,7 +81,7 @@ class LiteralDecodeHead(nn.Module):
 
 
 class LiteralOffSeg(nn.Module):
-    """[`OffSegForSemanticSegmentation`], literally: the native encoder, the head as it is written, the plain loss.
+    """[`OffSegForSemanticSegmentation`] as the paper writes it: native encoder, head step by step, plain loss.
 
     Args:
         config ([`OffSegConfig`]): the architecture, with the plain cross-entropy as its loss.
@@ -137,7 +137,7 @@ class LiteralOffSeg(nn.Module):
 
 
 def literal_form(model: OffSegForSemanticSegmentation) -> LiteralOffSeg:
-    """The model that computes the same from copies of the same weights, literally.
+    """A model in its literal form, which computes the same from copies of its weights as the paper writes it.
 
     Args:
         model ([`OffSegForSemanticSegmentation`]): the model, whose loss is the plain cross-entropy.

@@ -1,6 +1,6 @@
 """The benchmark: what it compares, what it measures, and what it makes of the numbers."""
 
-import sys
+import json
 
 import benchmark
 import numpy as np
@@ -19,7 +19,8 @@ from benchmark_models import (
     segformer_config,
     training_step,
 )
-from benchmark_pictures import draw_accuracy, draw_sizes
+from benchmark_pictures import WIDER, draw_accuracy, draw_sizes
+from benchmark_pictures import main as draw_pictures
 from benchmark_report import is_measured, markdown_tables, start_record
 from PIL import Image
 from tiny_models import tiny_efficientformer, tiny_offseg
@@ -91,15 +92,18 @@ def test_memory_of_photos_of_any_size_is_measured(measure, names, checkpoint):
         assert 512 * 768 * 3 * 4 < summary["median"] < 500e6  # the normalised photo at least
 
 
-def test_memory_tells_when_its_process_fails_or_is_ended(tmp_path, monkeypatch):
+def start_and_kill(process, start=benchmark.PROCESSES.Process.start):
+    start(process)
+    process.kill()
+
+
+def test_memory_tells_when_its_process_fails_or_is_ended(monkeypatch):
     case = Case("photo_memory", "offseg-b9", 4, 64, 64)
     with pytest.raises(
         RuntimeError, match=r"memory of offseg at 64x64 could not be measured: .*`name` must be one of"
     ):
         benchmark._added_memory_in_new_process("offseg", case, Settings())
-    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
-    (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(sys, "executable", f"{tmp_path}/python")
+    monkeypatch.setattr(benchmark.PROCESSES.Process, "start", start_and_kill)
     with pytest.raises(MemoryError, match="process of offseg at 64x64 was ended by signal 9; pass smaller ones"):
         benchmark._added_memory_in_new_process("offseg", case, Settings())
 
@@ -200,9 +204,9 @@ def test_tables_have_a_row_for_each_case():
     cases = [measured(), measured("photo", height=512, width=1024, median=1.5)]
     counts = {"parameters": 1234567, "multiply_adds": 8.76e9}
     text = markdown_tables(record_of(*cases, {**measured("counts"), "models": {"offseg": counts}}))
-    assert "| offseg-b0 | 150     | 64×64 | 1     | 100    | 200       | 200     | 0.50 " in text
-    assert "| 1,500  | 3,000     | 3,000   |" in text
-    assert "| OffSeg | 1,234,567  | 8.76 " in text
+    assert "| offseg-b0 |     150 | 64×64 |     1 |    100 |       200 |     200 |               0.50 |" in text
+    assert "|  1,500 |     3,000 |   3,000 |" in text
+    assert "| OffSeg |  1,234,567 |               8.76 |" in text
     assert text.count("Weights are random") == 1
     assert "Weights are random" not in markdown_tables(record_of(*cases, checkpoint="mine"))
 
@@ -228,21 +232,45 @@ def test_tables_tell_the_largest_photo_that_fits():
 def test_sizes_are_drawn_where_there_are_several():
     small, large = measured(), measured(height=128, width=128, median=0.4)
     assert draw_sizes(record_of(small)) is None
-    picture = draw_sizes(record_of(small, large, measured("photo")))
-    assert picture.size == (640, 420)
-    # The curve rises to the right.
-    blue = np.argwhere((np.abs(np.asarray(picture, dtype=int)[80:] - (31, 98, 178)) < 12).all(axis=-1))
-    assert blue[blue[:, 1].argmax(), 0] < blue[blue[:, 1].argmin(), 0]
+    (axes,) = draw_sizes(record_of(large, small, measured("photo"))).axes
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert axes.get_ylabel() == "forward pass (ms)" and axes.get_title(loc="left").startswith("offseg-b0, 150 classes")
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["64×64", "128×128"]
+    curves = {curve.get_label(): curve.get_xydata().tolist() for curve in axes.lines}
+    assert curves["OffSeg"] == [[64 * 64, 100], [128 * 128, 400]]
+    assert curves["SegFormer"] == [[64 * 64, 200], [128 * 128, 800]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(curves)
 
 
 def test_accuracy_is_drawn_where_there_are_several_variants():
-    cases = [measured(variant=name, median=median) for name, median in (("offseg-b0", 0.1), ("offseg-b2", 0.3))]
+    cases = [measured(variant=name, median=median) for name, median in (("offseg-b2", 0.3), ("offseg-b0", 0.1))]
     assert draw_accuracy(record_of(cases[0])) is None
     assert draw_accuracy(record_of(measured(variant="checkpoint"), cases[0])) is None
-    starred = draw_accuracy(record_of(*cases))
-    plain = draw_accuracy(record_of(*cases, segformer_decoder_size=256))
-    assert isinstance(plain, Image.Image) and plain.size == starred.size == (640, 420)
-    assert plain.tobytes() != starred.tobytes()  # B2 of SegFormer is not the paper's, and the title says so
+    (axes,) = draw_accuracy(record_of(*cases, segformer_decoder_size=256)).axes
+    curves = {curve.get_label(): curve.get_xydata().tolist() for curve in axes.lines}
+    assert curves["OffSeg"] == [[100, VARIANTS["offseg-b0"].ade20k], [300, VARIANTS["offseg-b2"].ade20k]]
+    assert curves["SegFormer"] == [[200, VARIANTS["segformer-b0"].ade20k], [600, VARIANTS["segformer-b2"].ade20k]]
+    assert [text.get_text() for text in axes.texts] == ["B0", "B2", "B0", "B2"]
+    assert WIDER not in axes.get_title(loc="left")
+
+
+def test_accuracy_marks_decoders_that_are_not_the_papers():
+    cases = [measured(variant=name, median=median) for name, median in (("offseg-b0", 0.1), ("offseg-b2", 0.3))]
+    (axes,) = draw_accuracy(record_of(*cases)).axes
+    assert [text.get_text() for text in axes.texts] == ["B0", "B2", "B0", "B2*"]  # OffSeg's, SegFormer's
+    assert WIDER in axes.get_title(loc="left")
+
+
+def test_pictures_are_drawn_again_from_a_record(tmp_path, capsys):
+    cases = [measured(), measured(height=128, width=128, median=0.4), measured(variant="offseg-b2")]
+    (tmp_path / "benchmark.json").write_text(json.dumps(record_of(*cases)))
+    draw_pictures([f"{tmp_path}/benchmark.json", "--output", f"{tmp_path}/new"])
+    names = ["benchmark.png", "accuracy.png"]
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/new/{name}" for name in names]
+    assert [Image.open(tmp_path / "new" / name).size for name in names] == [(640, 420), (640, 420)]
+    with pytest.raises(SystemExit):
+        draw_pictures([f"{tmp_path}/none.json", "--output", f"{tmp_path}"])
+    assert "`record` must be the JSON file of a benchmark, got" in capsys.readouterr().err
 
 
 def test_record_is_gone_on_from_only_with_its_settings(tmp_path):

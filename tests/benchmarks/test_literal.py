@@ -1,4 +1,4 @@
-"""The literal form: what it computes is what the package's model computes, so either checks the other."""
+"""The literal form and the package's model compute the same, so each checks the other."""
 
 import pytest
 import torch
