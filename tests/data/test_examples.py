@@ -8,6 +8,7 @@ from PIL import Image
 
 from offseg_hf.data.augmentation import TrainTransform
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples, stack_examples
+from offseg_hf.data.labels import LabelTable
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -95,8 +96,8 @@ def test_labels_keep_their_resolution_when_evaluating():
 def test_labels_are_reduced_once_when_the_processor_says_so(mode):
     mask = np.array([[0, 1], [4, 255]], np.uint8)
     raw = {"image": encoded(np.zeros((2, 2, 3), np.uint8)), "mask": encoded(mask)}
-    transform = TrainTransform((2, 2), (2, 2), (1, 1), flip_probability=0, reduce_labels=True)
-    prepare = PrepareExample(OffSegImageProcessor(do_reduce_labels=True), transform if mode == "training" else None)
+    transform = TrainTransform((2, 2), (2, 2), (1, 1), flip_probability=0) if mode == "training" else None
+    prepare = PrepareExample(OffSegImageProcessor(do_reduce_labels=True), transform, LabelTable.reduced(4))
     assert batch_of(prepare, [raw])["labels"].tolist() == [[[255, 0], [3, 255]]]
 
 
@@ -110,8 +111,22 @@ def test_error_names_the_batch_size_when_sizes_differ_in_evaluation(size, name):
         batch_of(prepare, [example(20, 30)[2], example(20, 31)[2]])
 
 
-def test_error_is_raised_when_transform_and_processor_disagree_on_reducing():
-    with pytest.raises(ValueError, match=r"`transform.reduce_labels` must equal .*, got False and True"):
+def test_pixels_that_reduction_ignores_do_not_count_when_a_crop_is_judged():
+    mask = np.zeros((4, 40), np.uint8)  # unlabelled but for the first row: one class on the left, one on the right
+    mask[0, :20], mask[0, 20:] = 1, 2
+    photo = encoded(np.zeros((4, 40, 3), np.uint8))
+    transform = TrainTransform((4, 4), (40, 4), (1, 1), flip_probability=0)
+    prepare = PrepareExample(OffSegImageProcessor(do_reduce_labels=True), transform, LabelTable.reduced(2))
+    raws = [{"image": photo, "mask": encoded(mask), "augmentation_seed": seed} for seed in range(300)]
+    crops = [prepare(raw)["labels"] for raw in raws]
+    # Of the 37 places 3 have at most 3/4 of one class, so 11 draws fail with probability (34/37)^11 = 0.395.
+    accepted = np.mean([0 < (crop[0] == 1).sum() < 4 for crop in crops])
+    assert abs(accepted - 0.605) < 0.1
+    assert all((crop[1:] == 255).all() for crop in crops)
+
+
+def test_error_is_raised_when_the_processor_would_reduce_and_no_table_does():
+    with pytest.raises(ValueError, match=r"`label_table` must be given .*; pass `LabelTable.reduced\(num_labels\)`"):
         PrepareExample(OffSegImageProcessor(do_reduce_labels=True), TrainTransform())
 
 

@@ -113,7 +113,7 @@ def test_labels_are_classes_when_training(tmp_path, name, streaming):
     stored, expected = STORED[name]
     write_folder(tmp_path / "data", name, stored)
     preset = PRESETS[name]
-    transform = TrainTransform((8, 8), (8, 8), (1, 1), 1, 0, False, reduce_labels=preset.reduce_labels)
+    transform = TrainTransform((8, 8), (8, 8), (1, 1), 1, 0, False)
     examples = training_dataset(
         name,
         "train",
@@ -196,6 +196,16 @@ def test_error_names_the_argument_when_it_contradicts_the_preset(tmp_path, argum
     write_folder(tmp_path, "ade20k", STORED["ade20k"][0])
     with pytest.raises(ValueError, match=message):
         evaluated("ade20k", data_dir=str(tmp_path), **arguments)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_error_is_raised_when_nothing_is_labelled(tmp_path, streaming):
+    write_folder(tmp_path, "cityscapes", [0, 1, 2, 3, 4, 5, 6, 29])
+    message = (
+        r"`masks` must have labelled pixels, got only \[0, 1, 2, 3, 4, 5, 6, 29\] in the first ones, all of which"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluated("cityscapes", data_dir=str(tmp_path), streaming=streaming)
 
 
 def test_error_names_the_remedy_when_masks_are_coloured(tmp_path):

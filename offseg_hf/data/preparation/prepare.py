@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from datasets.utils.py_utils import convert_file_size_to_int
 
-from offseg_hf.data.audit import audit_labels, find_label_encoding
-from offseg_hf.data.labels import LabelTable
+from offseg_hf.data.labels import find_label_table
 from offseg_hf.data.preparation.card import dataset_card
 from offseg_hf.data.preparation.shards import UNFINISHED, plan_shards, read_footer, whole_file, write_shards
 from offseg_hf.data.presets import PRESETS, find_preset
@@ -276,29 +275,26 @@ def _summary(shards, footers):
 
 def _classes(preset, id2label, reduce_labels, label_table, summaries, mask_name):
     """What the ids in the masks mean, as far as it is known, after a check of all of them."""
-    ids = np.array(sorted({int(label_id) for summary in summaries.values() for label_id in summary["pixels"]}))
-    encoding = None
     if preset is not None:
         id2label = id2label or preset.id2label
-        if label_table is None:
-            reduce_labels = preset.reduce_labels
-            encoding = find_label_encoding([(ids, mask_name)], preset, num_examples=1)
-            label_table = encoding.class_ids | encoding.tolerated
+        reduce_labels = reduce_labels if label_table else preset.reduce_labels
     if id2label is None:
         return {"reduce_labels": False, "encoding": None, "id2label": None, "class_ids": None}
-    if label_table is None:
-        audit_labels([ids], len(id2label), reduce_labels=reduce_labels)
-        first = int(reduce_labels or len(id2label) == 1)  # a single class is 1, and 0 is the background
-        class_ids = {label_id + first: label_id for label_id in id2label}
-    else:
-        LabelTable(label_table)(ids, "masks")
-        labelled = {stored: class_id for stored, class_id in label_table.items() if class_id != IGNORE_INDEX}
-        class_ids = {stored: class_id - reduce_labels for stored, class_id in labelled.items()}
+    ids = np.array(sorted({int(label_id) for summary in summaries.values() for label_id in summary["pixels"]}))
+    table = find_label_table(
+        [(ids, mask_name)], len(id2label), preset=preset, do_reduce_labels=reduce_labels, label_table=label_table
+    )
+    class_ids = table.class_ids if table else {class_id: class_id for class_id in range(max(len(id2label), 2))}
+    first = int(len(id2label) == 1)  # a single class is 1, and 0 is the background
     return {
         "reduce_labels": reduce_labels,
-        "encoding": encoding and encoding.name,
+        "encoding": table and table.name,
         "id2label": {str(label_id): label for label_id, label in sorted(id2label.items())},
-        "class_ids": {str(stored): class_id for stored, class_id in sorted(class_ids.items()) if class_id >= 0},
+        "class_ids": {
+            str(stored): class_id - first
+            for stored, class_id in sorted(class_ids.items())
+            if first <= class_id != IGNORE_INDEX
+        },
     }
 
 
