@@ -1,7 +1,14 @@
-"""Where the files of a benchmark lie in the folder that its official download unpacks to."""
+"""Folders of image files: which photo has which mask, in official downloads and in the usual layouts."""
 
+import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from offseg_hf.data.naming import IMAGE_NAMES, MASK_NAMES, choose_columns, choose_split
+
+# Of the files that are taken from a folder.
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -92,3 +99,104 @@ def _files_by_name(folder, endings):
             ending = max(fitting, key=len)
             files[ending][file.relative_to(folder).as_posix().removesuffix(ending)] = file
     return files
+
+
+def find_pairs(folder, split, preset=None, image_column=None, mask_column=None):
+    """The photos and masks of a split of a folder of image files.
+
+    Args:
+        folder (`Path`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `image_column` and
+            `mask_column`.
+        preset ([`~offseg_hf.data.presets.DatasetPreset`], *optional*): the data set, in whose official layout the
+            folder may be.
+
+    Returns:
+        `list[tuple[Path, Path]]`: paths of photo and mask, sorted.
+
+    Raises:
+        FileNotFoundError: photos and masks do not pair up.
+        ValueError: the split or the folder's layout is not clear.
+    """
+    for layout in preset.layouts if preset else ():
+        if roots := layout.find(folder):
+            name = choose_split({name: name for name in roots}, split, folder)
+            return layout.pairs(roots[name], name)
+    tables = {file.parent: file for file in (folder / "metadata.jsonl", *folder.glob("*/metadata.jsonl"))}
+    tables = {parent: file for parent, file in tables.items() if file.exists()}
+    if tables:
+        by_split = {"train" if parent == folder else parent.name: file for parent, file in tables.items()}
+        return _pairs_of_metadata(choose_split(by_split, split, folder), image_column, mask_column)
+
+    by_split = {}
+    for name, photos, masks in _folders_of_splits(folder):
+        if name in by_split:
+            raise ValueError(
+                f"`dataset` must hold one folder of photos and one of masks per split, but {folder} has several for "
+                f"{name!r}: {by_split[name][1]} and {masks}."
+            )
+        by_split[name] = photos, masks
+    if not by_split and preset:
+        raise ValueError(
+            f"`data_dir` must be the official folder of {preset.title} ({preset.layouts[0]}) or one of Parquet files, "
+            f"but {folder} is neither; name the folder that these begin in."
+        )
+    if not by_split:
+        raise ValueError(
+            f"`dataset` must be a folder of Parquet files, of images/<split> and masks/<split>, of <split>/images and "
+            f"<split>/masks, or with a metadata.jsonl, but {folder} is none of these."
+        )
+    photos, masks = (_files_by_stem(part) for part in choose_split(by_split, split, folder))
+    alone = [files[stem] for files, others in ((photos, masks), (masks, photos)) for stem in files.keys() - others]
+    if alone or not photos:
+        raise FileNotFoundError(
+            f"`dataset` must hold a mask of the same name for every photo, but {len(alone)} of {len(photos)} photos "
+            f"and {len(masks)} masks have no partner: {_first(alone)}."
+        )
+    return [(photos[stem], masks[stem]) for stem in sorted(photos)]
+
+
+def _folders_of_splits(folder):
+    """(split, folder of photos, folder of masks) in each of the usual layouts."""
+    for image_name, mask_name in itertools.product(IMAGE_NAMES, MASK_NAMES):
+        photos, masks = folder / image_name, folder / mask_name
+        if photos.is_dir() and masks.is_dir():
+            splits = [part.name for part in sorted(photos.iterdir()) if part.is_dir() and (masks / part.name).is_dir()]
+            yield from ((name, photos / name, masks / name) for name in splits)
+            if not splits:
+                yield "train", photos, masks
+        for part in sorted(folder.iterdir()):
+            if (part / image_name).is_dir() and (part / mask_name).is_dir():
+                yield part.name, part / image_name, part / mask_name
+
+
+def _files_by_stem(folder):
+    """Path below the folder without its suffix → image file."""
+    files = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
+            stem = str(file.relative_to(folder).with_suffix(""))
+            if stem in files:
+                raise ValueError(f"`dataset` must hold one file per name, got both {files[stem]} and {file}.")
+            files[stem] = file
+    return files
+
+
+def _pairs_of_metadata(table, image_column, mask_column):
+    """(photo, mask) paths that the lines of a metadata.jsonl name, relative to its folder."""
+    lines = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = {key.removesuffix("_file_name") if key != "file_name" else "image": key for key in (lines or [{}])[0]}
+    names = {name: key for name, key in names.items() if key.endswith("file_name")}
+    image, mask = (names[name] for name in choose_columns(list(names), list(names), image_column, mask_column))
+    pairs = [(table.parent / line[image], table.parent / line[mask]) for line in lines]
+    missing = [path for path in itertools.chain.from_iterable(pairs) if not path.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{table} must name existing files, but {len(missing)} do not exist: {_first(missing)}."
+        )
+    return pairs
+
+
+def _first(paths, count=5):
+    """The first few names of a list of paths."""
+    shown = ", ".join(str(path) for path in sorted(paths)[:count])
+    return shown + (", …" if len(paths) > count else "")

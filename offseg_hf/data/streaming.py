@@ -44,7 +44,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
         buffer_size (`int`): number of examples in a block, which each worker holds.
 
     Raises:
-        ValueError: while iterating, when the shards of a reader hold no example.
+        ValueError: while iterating, where the data holds no example.
     """
 
     def __init__(self, stream, prepare=None, *, seed=0, buffer_size=500):
@@ -85,11 +85,9 @@ class EndlessStream(torch.utils.data.IterableDataset):
                 for index in range(position.index, len(block)):
                     yield start._replace(index=index + 1), self._prepared(block[order[index]], parts, start.number)
                 position, is_empty = start, False
-            if is_empty:
-                raise ValueError(
-                    f"`stream` must hold at least one example for each of the {num_readers} readers, got none for "
-                    f"reader {position.reader}; drop the empty files or use fewer workers."
-                )
+            # A pass may have nothing for one of the readers: empty files, or fewer examples than readers.
+            if is_empty and next(_examples(self.stream), None) is None:
+                raise ValueError("`stream` must hold at least one example, got none; check the files and the split.")
             position = Position(position.reader, position.number + 1)
 
     def _parts(self, num_shards, reader, number, num_readers):
@@ -132,8 +130,9 @@ def _examples(stream):
 class StreamLoader(torch.utils.data.DataLoader):
     """Batches of an endless stream for one of several processes; its state is where each of its workers is.
 
-    A loader with the state of another goes on exactly as that one would have: nothing is read twice but the block of
-    undecoded examples that a worker was in. Whatever workers had prepared ahead and nobody took is prepared again.
+    A loader with the state of another of the same data and the same numbers of processes and workers goes on exactly
+    as that one would have: nothing is read twice but the block of undecoded examples that a worker was in. Whatever
+    workers had prepared ahead and nobody took is prepared again.
 
     Args:
         stream ([`EndlessStream`]): the examples.
@@ -166,32 +165,63 @@ class StreamLoader(torch.utils.data.DataLoader):
 
     def state_dict(self):
         """Where the workers are, after the last batch that was taken; of numbers and lists."""
-        return {"positions": [list(position) for position in self.positions], **self._order()}
-
-    def load_state_dict(self, state):
-        """Goes on where another loader was; where the order was another, at the beginning of its next pass.
-
-        Args:
-            state (`dict`): what [`StreamLoader.state_dict`] gave, before the first batch is taken.
-
-        Returns:
-            `bool`: whether the order is the same, so that nothing is lost or repeated.
-        """
-        positions = [Position(*position) for position in state["positions"]]
-        is_same = {name: state[name] for name in self._order()} == self._order()
-        if not is_same:
-            number = 1 + max(position.number for position in positions)
-            positions = [Position(position.reader, number) for position in self.positions]
-        self.positions[:] = positions
-        return is_same
-
-    def _order(self):
-        """What else the order depends on."""
         stream = self.dataset.stream
         return {
-            "num_readers": self.num_readers, "num_shards": stream.n_shards, "seed": stream.seed,
+            "positions": [list(position) for position in self.positions],
+            "num_readers": self.num_readers,
+            "num_shards": stream.n_shards,
+            "seed": stream.seed,
             "buffer_size": stream.buffer_size,
-        }  # fmt: skip
+        }
+
+    def load_state_dict(self, state):
+        """Goes on exactly where another loader was.
+
+        Args:
+            state (`dict`): what [`StreamLoader.state_dict`] of the same process gave; to be loaded before the first
+                batch is taken.
+
+        Raises:
+            ValueError: the data, the number of processes or the number of workers is another, so that parts of the
+                data would be read twice and others never; or the state is another process's.
+        """
+        ours, theirs = _division(self.state_dict()), _division(state)
+        differing = [name for name in ours if ours[name] != theirs[name]]
+        if differing:
+            wanted, found = (", ".join(f"{one[name]} {name}" for name in differing) for one in (ours, theirs))
+            raise ValueError(
+                f"`state` must be of the same stream, divided alike, as this one with {wanted}, got one with {found}; "
+                "resume with the same data and numbers, or pass `--ignore_data_skip` to begin a new pass."
+            )
+        positions = [Position(*position) for position in state["positions"]]
+        if {position.reader for position in positions} != {position.reader for position in self.positions}:
+            raise ValueError(
+                f"`state` must be that of process {self.positions[0].reader // len(positions)}, got that of process "
+                f"{positions[0].reader // len(positions)}; give each process its own, or pass `--ignore_data_skip` "
+                "to begin a new pass."
+            )
+        self.positions[:] = positions
+
+    def begin_next_pass(self, state):
+        """Begins the pass after the one in which another loader was, whatever the numbers of processes and workers.
+
+        Args:
+            state (`dict`): what [`StreamLoader.state_dict`] of any process gave, the same one for all processes.
+        """
+        number = 1 + max(Position(*position).number for position in state["positions"])
+        self.positions[:] = [Position(position.reader, number) for position in self.positions]
+
+
+def _division(state):
+    """What the order in a state depends on, as errors call it."""
+    num_workers = len(state["positions"])
+    return {
+        "processes": state["num_readers"] // num_workers,
+        "workers per process": num_workers,
+        "shards": state["num_shards"],
+        "as seed": state["seed"],
+        "examples in a shuffled block": state["buffer_size"],
+    }
 
 
 class _PositionedExamples(torch.utils.data.IterableDataset):

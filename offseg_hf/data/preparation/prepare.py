@@ -9,10 +9,10 @@ import numpy as np
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from offseg_hf.data.labels import find_label_table
+from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.preparation.card import dataset_card
 from offseg_hf.data.preparation.shards import UNFINISHED, plan_shards, read_footer, whole_file, write_shards
 from offseg_hf.data.presets import PRESETS, find_preset
-from offseg_hf.data.sources import find_pairs
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 RECORD, CLASS_NAMES, CARD = "preparation.json", "id2label.json", "README.md"
