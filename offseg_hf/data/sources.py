@@ -11,6 +11,7 @@ from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split, choose_columns, choose_split
 from offseg_hf.data.presets import PRESETS, find_preset
 
+ROWS_PER_READ = 100  # of a Parquet file; by default as many as in its first row group, which fails where that is empty
 MAX_FILE_SHARDS = 64  # of a streamed folder of image files: enough to shuffle and to feed many workers
 
 
@@ -60,7 +61,9 @@ def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=N
         data = _load_from_hub(sources[0], split, streaming, hub.load_options if hub else {})
     else:
         files = _parquet_files(sources, split)
-        data = datasets.load_dataset("parquet", data_files={"train": files}, split="train", streaming=streaming)
+        data = datasets.load_dataset(
+            "parquet", data_files={"train": files}, split="train", streaming=streaming, batch_size=ROWS_PER_READ
+        )
     if hub is not None:
         image_column, mask_column = image_column or hub.image_column, mask_column or hub.mask_column
     return _as_image_and_mask(data, image_column, mask_column)
