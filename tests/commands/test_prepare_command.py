@@ -154,7 +154,11 @@ def test_data_set_is_published_for_nobody_else_and_streamed_from_there(source, h
 
 def test_data_set_is_published_for_all_only_when_asked(source, hub, tmp_path, capsys):
     push = "--push_to_hub", "org/streets", "--license", "cc-by-4.0"
+    (tmp_path / "out" / ".cache").mkdir(parents=True)
+    (tmp_path / "out" / ".env").write_text("TOKEN=secret")  # tolerated beside what is written, and not published
     main(arguments(source, tmp_path / "out", *push, "--public"))
+    names = {file.name for file in (tmp_path / "out").iterdir()} - {".env", ".cache"}
+    assert hub.files("org/streets", "datasets").keys() == names
     assert not hub.repository("org/streets", "datasets").private
     with pytest.raises(SystemExit):
         main(arguments(source, tmp_path / "out", *push))

@@ -1,4 +1,5 @@
 import io
+import pickle
 
 import datasets
 import numpy as np
@@ -93,6 +94,31 @@ def test_labels_keep_their_resolution_when_evaluating():
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_photos_are_normalised_by_one_number_when_mean_and_deviation_are_such(mode):
+    photo, _, raw = example(8, 8)
+    processor = OffSegImageProcessor(image_mean=0.5, image_std=0.25, size={"height": 8, "width": 8})
+    prepare = PrepareExample(processor, plain_transform((8, 8)) if mode == "training" else None)
+    pixel_values = batch_of(prepare, [raw])["pixel_values"][0]
+    np.testing.assert_allclose(pixel_values.permute(1, 2, 0), (photo / 255 - 0.5) / 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"do_normalize": False}, lambda pixels: pixels / 255),
+        ({"do_normalize": False, "do_rescale": False}, lambda pixels: pixels),
+        ({"rescale_factor": 1 / 127.5, "image_mean": 1, "image_std": 1}, lambda pixels: pixels / 127.5 - 1),
+    ],
+)
+def test_training_has_the_values_of_the_image_processor_whatever_its_settings(settings, expected):
+    photo, _, raw = example(8, 8)
+    processor = OffSegImageProcessor(do_resize=False, **settings)
+    pixel_values = PrepareExample(processor, plain_transform((8, 8)))(raw)["pixel_values"]
+    np.testing.assert_allclose(pixel_values.permute(1, 2, 0), expected(photo.astype(float)), rtol=1e-5, atol=1e-5)
+    assert torch.equal(pixel_values, processor(Image.fromarray(photo), return_tensors="pt")["pixel_values"][0])
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
 def test_labels_are_reduced_once_when_the_processor_says_so(mode):
     mask = np.array([[0, 1], [4, 255]], np.uint8)
     raw = {"image": encoded(np.zeros((2, 2, 3), np.uint8)), "mask": encoded(mask)}
@@ -160,6 +186,45 @@ def test_data_set_yields_tensors_when_prepared(streaming):
     for one, raw in zip(prepared, raws):
         assert torch.equal(one["pixel_values"], prepare(raw)["pixel_values"])
         assert torch.equal(one["labels"], prepare(raw)["labels"])
+
+
+class OneAfterAnother(torch.utils.data.Dataset):
+    """The examples of a map-style data set of four, and then those of a stream of four."""
+
+    def __init__(self, data, stream):
+        self.data, self.stream = data, stream
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.data[index] if index < 4 else list(self.stream)[index - 4]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_prepare_examples_however_their_processes_are_started(method):
+    raws = [example(8, 8, seed)[2] for seed in range(4)]
+    features = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))
+    data = datasets.Dataset.from_list(raws, features=features)
+    processor = OffSegImageProcessor(size={"height": 8, "width": 8}, do_reduce_labels=True)
+    prepare = PrepareExample(processor, label_table=LabelTable.reduced(3))
+    both = OneAfterAnother(
+        evaluation_examples(data, prepare), evaluation_examples(data.to_iterable_dataset(num_shards=2), prepare)
+    )
+    loader = torch.utils.data.DataLoader(
+        both, batch_size=2, collate_fn=stack_examples, num_workers=1, multiprocessing_context=method
+    )
+    batches = list(loader)
+    whole = stack_examples([prepare(raw) for raw in raws])
+    for name in ("pixel_values", "labels"):
+        assert torch.equal(torch.cat([batch[name] for batch in batches]), torch.cat([whole[name], whole[name]]))
+
+
+def test_training_examples_can_be_sent_to_spawned_processes():
+    prepare = PrepareExample(OffSegImageProcessor(), plain_transform((8, 8)), LabelTable({0: 1, 1: 0, 2: 255, 3: 2}))
+    sent = pickle.loads(pickle.dumps(prepare))
+    raw = example(8, 8)[2]
+    assert torch.equal(sent(raw)["labels"], prepare(raw)["labels"])
 
 
 def test_views_depend_on_the_pass_and_the_index_alone():

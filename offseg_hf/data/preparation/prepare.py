@@ -11,8 +11,9 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from offseg_hf.data.labels import find_label_table
 from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.preparation.card import dataset_card
-from offseg_hf.data.preparation.shards import UNFINISHED, plan_shards, read_footer, whole_file, write_shards
+from offseg_hf.data.preparation.shards import plan_shards, read_footer, shard_name, write_shards
 from offseg_hf.data.presets import PRESETS, find_preset
+from offseg_hf.files import UNFINISHED, write_json, write_text
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 RECORD, CLASS_NAMES, CARD = "preparation.json", "id2label.json", "README.md"
@@ -53,8 +54,9 @@ def prepare_dataset(
     shuffled once, so that a stream which reads shard after shard is well mixed. Every photo and mask is decoded once,
     their sizes are compared and the labels counted. The shards are the same for the same files, sizes and seed,
     whatever the number of processes; one that is there already, after an interruption, is not written again. When all
-    are there, `preparation.json` tells what they hold, `id2label.json` the names of the classes and `README.md` is
-    the card.
+    are there, `preparation.json`, which tells what they hold, `id2label.json`, the names of the classes if these are
+    known, and `README.md`, the card, are written in this order: where the card is, the folder is complete.
+    [`prepared_files`] lists what was written.
 
     Args:
         dataset (`str` or `Path`): a folder of image files, or with `data_dir` the name of a data set that is known,
@@ -125,6 +127,40 @@ def prepare_dataset(
     }
     _describe(output, record, repo_id)
     return record
+
+
+def prepared_files(output):
+    """The files that a preparation wrote, and no others that lie beside them: what to publish.
+
+    Args:
+        output (`str` or `Path`): folder of a complete preparation.
+
+    Returns:
+        `list[Path]`: the shards, the record, the class names if there are any, and the card.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    output = Path(output)
+    if not (output / RECORD).is_file():
+        raise FileNotFoundError(
+            f"`output` must be the folder of a complete preparation, and there is no {output / RECORD}; prepare the "
+            "data set first."
+        )
+    record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    names = [
+        shard_name(split, number, found["num_shards"])
+        for split, found in record["splits"].items()
+        for number in range(found["num_shards"])
+    ]
+    files = [output / name for name in (*names, RECORD, *([CLASS_NAMES] if record["id2label"] else []), CARD)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"`output` must be the folder of a complete preparation, and {output} lacks {missing[0]}; run the same "
+            "preparation again, which goes on from here."
+        )
+    return files
 
 
 def check_redistribution(dataset, photos=()):
@@ -305,11 +341,9 @@ def _describe(output, record, repo_id):
             f"`output` must not hold another record, and {output / RECORD} differs in what it says of these shards; "
             f"remove it and {CARD} to have them written anew."
         )
-    texts = {RECORD: json.dumps(record, indent=2, ensure_ascii=False) + "\n"}
-    if record["id2label"]:
-        texts[CLASS_NAMES] = json.dumps(record["id2label"], indent=2, ensure_ascii=False) + "\n"
-    texts[CARD] = dataset_card(record, repo_id)
-    for file, text in texts.items():  # the record first: what else lies here without one is not ours
-        if not (output / file).exists():
-            with whole_file(output / file) as unfinished:
-                unfinished.write(text.encode())
+    if not (output / RECORD).exists():  # the record first: what else lies here without one is not ours
+        write_json(output / RECORD, record)
+    if record["id2label"] and not (output / CLASS_NAMES).exists():
+        write_json(output / CLASS_NAMES, record["id2label"])
+    if not (output / CARD).exists():  # the card last: where it is, nothing is missing
+        write_text(output / CARD, dataset_card(record, repo_id))

@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from offseg_hf.data import load_segmentation_dataset
-from offseg_hf.data.preparation.prepare import check_redistribution, prepare_dataset
+from offseg_hf.data.preparation import check_redistribution, prepare_dataset, prepared_files
 from offseg_hf.data.preparation.shards import _write_shard, plan_shards
 
 LABELS = {0: "sky", 1: "road", 2: "car"}
@@ -153,6 +153,18 @@ def test_memory_is_bounded_by_row_groups_when_a_shard_is_large(tmp_path):
     assert python < 800_000 and pool.max_memory() < 1_000_000
 
 
+@pytest.mark.parametrize("num_examples", [1, 2, 50, 51, 52, 103, 130])
+def test_no_shard_is_empty_when_each_holds_one_example(tmp_path, num_examples):
+    pairs = [(tmp_path / f"{index}.jpg", tmp_path / f"{index}.png") for index in range(num_examples)]
+    for photo, mask in pairs:
+        photo.write_bytes(bytes(50))
+        mask.write_bytes(bytes(10))
+    settings = {"seed": 0, "max_shard_size": 100, "max_row_group_size": 100}
+    shards = plan_shards(tmp_path, "train", pairs, tmp_path, settings)
+    assert [len(shard.examples) for shard in shards] == [1] * num_examples
+    assert {shard.plan["num_shards"] for shard in shards} == {num_examples}
+
+
 # Order
 
 
@@ -239,6 +251,24 @@ def test_another_record_is_refused_when_the_shards_are_the_same(source, tmp_path
     prepare_dataset(source, tmp_path / "out")
     with pytest.raises(FileExistsError, match=r"`output` must not hold another record, .*preparation.json differs in"):
         prepare_dataset(source, tmp_path / "out", id2label=LABELS)
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_prepared_files_are_what_was_written_and_nothing_else(source, tmp_path, labels):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".env").write_text("TOKEN=secret")
+    prepare_dataset(source, tmp_path / "out", id2label=labels, **SMALL)
+    files = prepared_files(tmp_path / "out")
+    assert set(files) == {*(tmp_path / "out").iterdir()} - {tmp_path / "out" / ".env"}
+    assert len(files) == len(set(files))
+    files[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f"`output` must be .* lacks {files[1].name}; run the same"):
+        prepared_files(tmp_path / "out")
+
+
+def test_error_names_the_record_when_there_is_no_preparation(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`output` must be .* there is no .*preparation.json; prepare"):
+        prepared_files(tmp_path)
 
 
 # Verification
@@ -368,6 +398,15 @@ def test_id_of_a_single_class_is_1(tmp_path):
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "source/masks/train/a.png")
     record = prepare_dataset(tmp_path / "source", tmp_path / "out", ["train"], id2label={0: "road"})
     assert record["class_ids"] == {"1": 0}
+
+
+def test_ids_of_a_single_class_are_known_when_a_table_or_a_reduction_says_so(tmp_path):
+    write_example(tmp_path / "source", "train", "a", size=(1, 2))
+    Image.fromarray(np.array([[1, 2]], np.uint8)).save(tmp_path / "source/masks/train/a.png")
+    for name, options in (("table", {"label_table": {1: 0, 2: 1}}), ("reduced", {"reduce_labels": True})):
+        record = prepare_dataset(tmp_path / "source", tmp_path / name, ["train"], id2label={0: "road"}, **options)
+        assert record["class_ids"] == {"2": 0}
+        assert "\n| 2 | road | 50.000 | 1 |" in (tmp_path / name / "README.md").read_text()
 
 
 # Data sets that are known
