@@ -1,4 +1,4 @@
-"""How often each class occurs in the label maps of a data set, and the weights in the loss that make up for it."""
+"""How often each class occurs in the masks of a data set, and the weights in the loss that make up for it."""
 
 from itertools import islice
 

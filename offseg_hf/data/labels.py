@@ -55,7 +55,7 @@ def read_id2label(labels: str) -> dict[int, str]:
 
 
 def read_label_table(path: str, id2label: dict[int, str]) -> dict[int, int]:
-    """What the ids in label maps mean, from a file.
+    """What the ids in masks mean, from a file.
 
     Args:
         path (`str`): a JSON file of stored id → class id or class name, or `null` for what is not labelled.
@@ -197,7 +197,7 @@ def audited_label_table(data, dataset, num_labels, do_reduce_labels=False, label
                 "unlabelled; check the mask column."
             )
         raise ValueError(
-            f"`label_table` must give classes to the ids of the label maps, got {stored} in the first ones, all of "
+            f"`label_table` must give classes to the ids of the masks, got {stored} in the first ones, all of "
             "which it leaves unlabelled; correct it, or check the mask column."
         )
     return table
@@ -271,7 +271,7 @@ def _check_fits_preset(preset, num_labels, do_reduce_labels):
 
 
 def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=False):
-    """Check that the ids of some label maps are class ids, and say what to do if they are not.
+    """Checks that the ids of some masks are class ids, and says what to do if they are not.
 
     Only what cannot be right is an error: whether an id stands for the class one thinks of cannot be known here.
 
@@ -288,7 +288,7 @@ def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=Fal
     """
     ids = {int(value) for mask in masks for value in np.unique(np.asarray(mask))}
     if not ids:
-        raise ValueError("`masks` must hold at least one label map, got none.")
+        raise ValueError("`masks` must hold at least one mask, got none.")
     shown = ", ".join(map(str, sorted(ids)[:10])) + (", …" if len(ids) > 10 else "")
     classes = ids - {ignore_index} - ({0} if reduce_labels else set())
     largest = max(num_labels, 2) - 1 + reduce_labels  # as stored
@@ -322,10 +322,10 @@ def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=Fal
 
 
 def find_label_encoding(examples, preset: DatasetPreset, num_examples: int = NUM_FIRST_MASKS) -> LabelEncoding:
-    """What the ids of some label maps mean, of what the files of a data set may store.
+    """Finds which of the encodings that a known data set's files may have some masks are in.
 
     Args:
-        examples (iterable of `tuple[np.ndarray, str]`): the ids that occur in a label map as stored, and the path of
+        examples (iterable of `tuple[np.ndarray, str]`): the ids that occur in a mask as stored, and the path of
             its file, empty where there is none.
         preset ([`~offseg_hf.data.presets.DatasetPreset`]): the data set.
         num_examples (`int`, *optional*, defaults to 16): how many to look at, more where these do not tell.
@@ -344,7 +344,7 @@ def find_label_encoding(examples, preset: DatasetPreset, num_examples: int = NUM
         if (len(paths) >= num_examples and len(fitting) < 2) or len(paths) == MAX_FIRST_MASKS:
             break
     if not paths:
-        raise ValueError("`masks` must hold at least one label map, got none.")
+        raise ValueError("`masks` must hold at least one mask, got none.")
     shown = ", ".join(map(str, sorted(seen)[:20])) + (", …" if len(seen) > 20 else "")
     if not fitting:
         reduced = preset.reduce_labels and IGNORE_INDEX in seen

@@ -13,13 +13,13 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 
 @dataclass(frozen=True)
 class OfficialLayout:
-    """Photos and label maps of a data set as it is published.
+    """Photos and masks of a data set as it is published.
 
     Args:
         images (`str`): folder of a split's photos, with `{split}` in the place of its official name.
         image_ending (`str`): what the photos' names end in.
-        masks (`str`): folder of its label maps, likewise.
-        mask_endings (`tuple[str]`): what the label maps' names may end in, in place of `image_ending`; the first that
+        masks (`str`): folder of its masks, likewise.
+        mask_endings (`tuple[str]`): what the masks' names may end in, in place of `image_ending`; the first that
             occurs is taken.
         splits (`dict[str, str]`): name of a split → its official name.
         names (`str`, *optional*): text file that lists the names of a split, one per line; without one, all files
@@ -60,17 +60,17 @@ class OfficialLayout:
         return {}
 
     def pairs(self, root, split):
-        """The photos and label maps of a split.
+        """The photos and masks of a split.
 
         Args:
             root (`Path`): the folder that the layout begins in, of `find`.
             split (`str`): a key of `splits`.
 
         Returns:
-            `list[tuple[Path, Path]]`: paths of photo and label map, sorted by name.
+            `list[tuple[Path, Path]]`: paths of photo and mask, sorted by name.
 
         Raises:
-            FileNotFoundError: a photo or a label map has no partner, or is listed and not there.
+            FileNotFoundError: a photo or a mask has no partner, or is listed and not there.
         """
         official = self.splits[split]
         photos = _files_by_name(root / self.images.format(split=official), (self.image_ending,))[self.image_ending]
@@ -83,7 +83,7 @@ class OfficialLayout:
         if alone or not names:
             shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
             raise FileNotFoundError(
-                f"`data_dir` must hold a photo and a label map for each name of the split {official}, but "
+                f"`data_dir` must hold a photo and a mask for each name of the split {official}, but "
                 f"{len(alone)} of {len(names)} have but one or none: {shown or root}; unpack the "
                 f"official files {self} completely."
             )

@@ -35,7 +35,7 @@ def choose_columns(candidates, columns, image_column, mask_column):
     """The names of the photos' and of the masks' column.
 
     Args:
-        candidates (`list[str]`): columns that hold pictures; what they are called decides where nothing is given.
+        candidates (`list[str]`): columns that hold image files; their names tell where nothing is given.
         columns (`list[str]`): all columns, of which the given ones must be.
         image_column (`str`, *optional*), mask_column (`str`, *optional*): the given ones.
 
@@ -57,7 +57,7 @@ def choose_columns(candidates, columns, image_column, mask_column):
             found = f"{' and '.join(fitting)} could be" if fitting else "no image column's name tells"
             raise ValueError(
                 f"`{argument}` must be given as --{argument} NAME for this data set, with the columns "
-                f"{', '.join(columns)}: {found} the {'photos' if argument == 'image_column' else 'label maps'}."
+                f"{', '.join(columns)}: {found} the {'photos' if argument == 'image_column' else 'masks'}."
             )
         chosen[argument] = fitting[0]
     if chosen["image_column"] == chosen["mask_column"]:

@@ -11,7 +11,7 @@ from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """What the ids in label maps mean.
+    """What the ids in masks mean.
 
     Args:
         name (`str`): what errors call it.

@@ -32,7 +32,7 @@ def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=N
             Files that carry no split in their name are the training split.
         streaming (`bool`): whether to read while iterating rather than to prepare everything in a cache first.
         image_column (`str`, *optional*): the photos' column, if its name or type does not tell.
-        mask_column (`str`, *optional*): the label maps' column, if its name or type does not tell.
+        mask_column (`str`, *optional*): the masks' column, if its name or type does not tell.
         data_dir (`str`, *optional*): where a preset's data is: the folder of its official download, or any place that
             `dataset` can name otherwise; by default the preset's repository on the Hub.
 
@@ -223,7 +223,7 @@ def _as_image_and_mask(data, image_column, mask_column):
     lists = [name for name, feature in features.items() if _holds_images(getattr(feature, "feature", None))]
     if lists and (mask_column in lists or (mask_column is None and len(candidates) < 2)):
         raise ValueError(
-            f"`mask_column` must hold one label map per example, but {', '.join(lists)} holds lists of pictures, as "
+            f"`mask_column` must hold one mask per example, but {', '.join(lists)} holds lists of images, as "
             "in the full ADE20K, whose masks are colours; write one map of class ids each, or take --dataset ade20k "
             "as it is by default."
         )

@@ -1,4 +1,4 @@
-"""A split to train on and a split to evaluate on, their first label maps checked."""
+"""From a data set's name to examples of a split to train or to evaluate on, its first masks checked."""
 
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples
 from offseg_hf.data.labels import audited_label_table
@@ -28,9 +28,9 @@ def training_dataset(
             `image_column`, `mask_column` and `data_dir`.
         image_processor ([`OffSegImageProcessor`]): the model's.
         transform ([`~offseg_hf.data.TrainTransform`]): the augmentation.
-        num_labels (`int`): number of classes, against which the first label maps are checked.
+        num_labels (`int`): number of classes, against which the first masks are checked.
         label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
-            differ; a preset's is found from the first label maps.
+            differ; a preset's is found from the first masks.
         seed (`int`, *optional*, defaults to 0): of the augmentation and of a stream's order.
         shuffle_buffer_size (`int`, *optional*, defaults to 500): undecoded examples among which a stream is shuffled.
 
@@ -68,9 +68,9 @@ def evaluation_dataset(
         dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`,
             `image_column`, `mask_column` and `data_dir`.
         image_processor ([`OffSegImageProcessor`]): the model's.
-        num_labels (`int`): number of classes, against which the first label maps are checked.
+        num_labels (`int`): number of classes, against which the first masks are checked.
         label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
-            differ; a preset's is found from the first label maps.
+            differ; a preset's is found from the first masks.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: of `pixel_values` and `labels`.

@@ -1,6 +1,8 @@
-"""Endless, shuffled passes over a streamed data set, divided among processes and workers, that go on where they were.
+"""Endless passes (epochs) over a streamed data set, shuffled, divided among processes and workers, exactly resumable.
 
-The order is a function of the seed, the number of the pass and the division alone; a position in it is five numbers.
+Each worker of each process is a reader. In every pass the shards are dealt to the readers in a new order; a reader
+shuffles its examples in blocks, as many as it holds in memory. The order depends on nothing but the seed, the number
+of the pass and the number of readers, so five numbers say where a reader is.
 """
 
 from functools import partial
@@ -14,11 +16,11 @@ class Position(NamedTuple):
     """Where one reader of a stream is.
 
     Args:
-        reader (`int`): which of the readers.
-        number (`int`): of the pass, from 0.
-        part (`int`): of the reader's shards in this pass, the one in which the block of shuffled examples begins.
-        row (`int`): of that shard, the one with which the block begins.
-        index (`int`): examples of the block that were given out.
+        reader (`int`): which of the readers, from 0.
+        number (`int`): which pass, from 0.
+        part (`int`): in which of the reader's shards of this pass the block of shuffled examples begins, from 0.
+        row (`int`): with which row of that shard the block begins, from 0.
+        index (`int`): how many examples of the block have been read.
     """
 
     reader: int
@@ -29,7 +31,7 @@ class Position(NamedTuple):
 
 
 class EndlessStream(torch.utils.data.IterableDataset):
-    """Endless passes over a streamed data set, each shuffled anew: its shards, then blocks of consecutive examples.
+    """Endless passes over a streamed data set, each in a new order of its shards and of the examples within blocks.
 
     Every pass shows each example exactly once, whatever the number of workers: in each pass the shards are dealt anew;
     where they are too few, they are divided into row groups, and if those are too few as well, workers share a shard
@@ -91,7 +93,10 @@ class EndlessStream(torch.utils.data.IterableDataset):
             position = Position(position.reader, position.number + 1)
 
     def _parts(self, num_shards, reader, number, num_readers):
-        """(shard, modulus, remainder) of each part of a reader's pass: the rows that it takes of the shard."""
+        """(shard, modulus, remainder) of each part of a reader's pass, the rows with row % modulus == remainder.
+
+        The modulus is the number of readers that share the shard.
+        """
         order = np.random.default_rng((self.seed, number)).permutation(num_shards).tolist()
         place = (reader + number) % num_readers  # so that none has more than its share in every pass
         if num_shards >= num_readers:
@@ -100,7 +105,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
         return [(order[shard], len(range(shard, num_readers, num_shards)), turn)]
 
     def _rows(self, stream, parts, position):
-        """(part, row, example) of a pass, from the beginning of the position's block on."""
+        """(part, row, example) of what is left of a pass, from the beginning of the position's block on."""
         for part, (shard, modulus, remainder) in enumerate(parts):
             if part < position.part:
                 continue
@@ -146,7 +151,7 @@ class StreamLoader(torch.utils.data.DataLoader):
     def __init__(self, stream, *, batch_size, collate_fn, num_workers=0, process_index=0, num_processes=1, **options):
         readers_here = max(num_workers, 1)
         self.num_readers = readers_here * num_processes
-        # Of the workers, in the order in which their next batches come.
+        # Where each worker is, in the order in which their next batches come.
         self.positions = [Position(process_index * readers_here + worker) for worker in range(readers_here)]
         super().__init__(
             _PositionedExamples(stream, self.positions, self.num_readers),
@@ -164,7 +169,7 @@ class StreamLoader(torch.utils.data.DataLoader):
             yield batch
 
     def state_dict(self):
-        """Where the workers are, after the last batch that was taken; of numbers and lists."""
+        """Where the workers are after the last batch that was taken, as `dict` of numbers and lists, for JSON."""
         stream = self.dataset.stream
         return {
             "positions": [list(position) for position in self.positions],

@@ -100,8 +100,7 @@ def test_error_is_told_without_a_traceback(source, tmp_path, capsys):
         main(arguments(source, tmp_path / "out"))
     assert error.value.code == 2
     assert (
-        "error: `dataset` must hold whole pictures, each with a mask of its size, but 1 of 7"
-        in capsys.readouterr().err
+        "error: `dataset` must hold whole photos, each with a mask of its size, but 1 of 7" in capsys.readouterr().err
     )
 
 

@@ -220,7 +220,7 @@ def test_workers_prepare_examples_however_their_processes_are_started(method):
         assert torch.equal(torch.cat([batch[name] for batch in batches]), torch.cat([whole[name], whole[name]]))
 
 
-def test_training_examples_can_be_sent_to_spawned_processes():
+def test_what_prepares_training_examples_can_be_pickled():
     prepare = PrepareExample(OffSegImageProcessor(), plain_transform((8, 8)), LabelTable({0: 1, 1: 0, 2: 255, 3: 2}))
     sent = pickle.loads(pickle.dumps(prepare))
     raw = example(8, 8)[2]

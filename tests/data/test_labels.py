@@ -254,7 +254,7 @@ def test_error_names_the_remedy_when_ids_cannot_be_right(ids, num_labels, argume
 
 
 def test_error_is_raised_when_there_is_no_mask():
-    with pytest.raises(ValueError, match="`masks` must hold at least one label map, got none"):
+    with pytest.raises(ValueError, match="`masks` must hold at least one mask, got none"):
         audit_labels([], 3)
 
 
@@ -354,5 +354,5 @@ def test_error_names_the_remedy_when_the_ids_fit_both_encodings(name):
 
 
 def test_error_is_raised_when_there_is_no_mask_to_find_the_encoding_from():
-    with pytest.raises(ValueError, match="`masks` must hold at least one label map, got none"):
+    with pytest.raises(ValueError, match="`masks` must hold at least one mask, got none"):
         encoding("cityscapes")

@@ -202,7 +202,7 @@ def test_error_names_the_argument_when_no_column_is_a_mask(tmp_path):
 
 def test_error_names_the_candidates_when_two_columns_could_be_masks(tmp_path):
     path = write_shard(tmp_path / "train.parquet", [1], "label", "mask")
-    with pytest.raises(ValueError, match=r"`mask_column` must be given .*: label and mask could be the label maps"):
+    with pytest.raises(ValueError, match=r"`mask_column` must be given .*: label and mask could be the masks"):
         load_segmentation_dataset(path, "train", image_column="label")
 
 

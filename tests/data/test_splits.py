@@ -151,7 +151,7 @@ def test_given_table_wins_over_what_a_preset_says(tmp_path):
     [
         ({1: 3}, r"must map to the ids of 3 classes, or to 255, got \[3\]; correct it, or `num_labels`"),
         ({0: 255, 1: 255}, r"must map to the ids of 3 classes, or to 255, got \[\]; correct it"),
-        ({0: 255, 1: 255, 7: 0}, r"must give classes to the ids of the label maps, got \[0, 1\] in the first ones"),
+        ({0: 255, 1: 255, 7: 0}, r"must give classes to the ids of the masks, got \[0, 1\] in the first ones"),
     ],
 )
 def test_error_shows_the_classes_when_a_given_table_does_not_fit(tmp_path, table, message):
@@ -304,7 +304,5 @@ def test_cityscapes_is_read_from_its_repository_or_another(answers):
 
 
 def test_error_says_what_the_full_ade20k_is(answers):
-    message = (
-        "`mask_column` must hold one label map per example, but segmentations holds lists of pictures, as in the f"
-    )
+    message = "`mask_column` must hold one mask per example, but segmentations holds lists of images, as in the f"
     assert message in answers["full ade20k"]

@@ -1,4 +1,4 @@
-"""Image files → Parquet shards: shuffled once, every picture and mask verified, resumable, described by a card."""
+"""Image files → Parquet shards: shuffled once, every photo and mask verified, resumable, described by a card."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def prepare_dataset(
     skip_broken=False,
     overwrite=False,
 ):
-    """Writes a folder of pictures and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
+    """Writes a folder of photos and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
 
     Each row holds `image` and `mask`, the files as they are, bit for bit, and the `id`, the photo's name. Examples are
     shuffled once, so that a stream which reads shard after shard is well mixed. Every photo and mask is decoded once,
@@ -66,7 +66,8 @@ def prepare_dataset(
         data_dir (`str` or `Path`, *optional*): the folder of a known data set's official download.
         id2label (`dict[int, str]`, *optional*): names of the classes, for other data sets; where the classes are
             known, all ids of the masks are checked.
-        reduce_labels (`bool`): whether id 0 of the masks means unlabelled and the classes start at 1, likewise.
+        reduce_labels (`bool`): whether id 0 of the masks means unlabelled and the classes start at 1; a known data
+            set's own answer is taken.
         label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
             differ.
         name (`str`, *optional*): what the card calls the data set, by default the folder's name.
@@ -194,12 +195,10 @@ def _source_folder(dataset, data_dir, preset):
     argument, folder = ("data_dir", data_dir) if preset else ("dataset", dataset)
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"`{argument}` must be a folder of pictures and masks, and there is no folder {folder}."
-        )
+        raise FileNotFoundError(f"`{argument}` must be a folder of photos and masks, and there is no folder {folder}.")
     if any(folder.rglob("*.parquet")):
         raise ValueError(
-            f"`{argument}` must be a folder of pictures and masks, but {folder} has Parquet files; read "
+            f"`{argument}` must be a folder of photos and masks, but {folder} has Parquet files; read "
             "these as they are."
         )
     return folder
@@ -268,7 +267,7 @@ def _difference(key, found, plan):
 
 
 def _is_missing(footer, skip_broken):
-    """Whether a shard of which this is known must be written, perhaps again."""
+    """Whether a shard with this footer must be written: it is not there, or lacks broken examples."""
     return footer is None or (footer["skipped"] and not skip_broken)
 
 
@@ -283,7 +282,7 @@ def _refuse_broken(shards, footers):
         num_examples = sum(len(shard.examples) for shard in shards)
         shown = sorted(messages)[:NUM_SHOWN] + (["…"] if len(messages) > NUM_SHOWN else [])
         raise ValueError(
-            f"`dataset` must hold whole pictures, each with a mask of its size, but {len(messages):,} of "
+            f"`dataset` must hold whole photos, each with a mask of its size, but {len(messages):,} of "
             f"{num_examples:,} examples are broken; repair them, or pass --skip_broken to leave them out:\n  "
             + "\n  ".join(shown)
         )

@@ -162,8 +162,8 @@ def _write_shard(shard):
             yield row
 
     with whole_file(shard.path) as unfinished:
-        # As `datasets` writes shards: pictures are compressed already, and pages end where the content says so, which
-        # spares the Hub what it has. Statistics would hold whole small pictures, several times.
+        # As `datasets` writes shards. Image files are compressed already. Where pages end depends on the content, so
+        # that the Hub need not store again what it has. Statistics would repeat small image files whole.
         options = {"compression": "none", "use_dictionary": False, "write_statistics": ["id"]}
         options |= {"use_content_defined_chunking": True, "write_page_index": True}
         with pq.ParquetWriter(unfinished, FEATURES.arrow_schema, **options) as writer:

@@ -309,7 +309,7 @@ def broken(source):
 
 
 def test_broken_files_are_counted_and_named_before_anything_is_done(broken, tmp_path):
-    with pytest.raises(ValueError, match=r"`dataset` must hold whole pictures, .* but 3 of 13 examples are") as error:
+    with pytest.raises(ValueError, match=r"`dataset` must hold whole photos, .* but 3 of 13 examples are") as error:
         prepare_dataset(broken, tmp_path / "out", ["train"], num_proc=2, **SMALL)
     first, *details = str(error.value).split("\n  ")
     assert first.endswith("repair them, or pass --skip_broken to leave them out:")
@@ -499,12 +499,10 @@ def test_folder_of_a_known_data_set_must_be_given(tmp_path):
 
 
 def test_source_must_be_a_folder_of_image_files(source, tmp_path):
-    with pytest.raises(FileNotFoundError, match="`dataset` must be a folder of pictures and masks, and there is no"):
+    with pytest.raises(FileNotFoundError, match="`dataset` must be a folder of photos and masks, and there is no"):
         prepare_dataset(tmp_path / "nowhere", tmp_path / "out")
     prepare_dataset(source, tmp_path / "out")
-    with pytest.raises(
-        ValueError, match=r"`dataset` must be a folder of pictures and masks, but .* has Parquet files"
-    ):
+    with pytest.raises(ValueError, match=r"`dataset` must be a folder of photos and masks, but .* has Parquet files"):
         prepare_dataset(tmp_path / "out", tmp_path / "again")
 
 
