@@ -244,8 +244,8 @@ def find_label_table(masks, num_labels, *, preset=None, do_reduce_labels=False, 
         audit_labels([ids for ids, _ in masks], num_labels, reduce_labels=do_reduce_labels)
         table = LabelTable.reduced(num_labels) if do_reduce_labels else None
     if table is not None:
-        for ids, path in islice(masks, NUM_FIRST_MASKS):
-            table(ids, path or "masks")
+        for ids, _ in islice(masks, NUM_FIRST_MASKS):
+            table(ids, "masks")
     return table
 
 

@@ -1,4 +1,6 @@
 import colorsys
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -30,6 +32,17 @@ class ScriptedTransform(TrainTransform):
     def _resized_size(self, *args):
         self.resized = super()._resized_size(*args)
         return self.resized
+
+
+def test_settings_are_known_without_what_takes_long_to_load():
+    code = """
+import sys
+sys.argv = ["offseg"]
+from offseg_hf.data.augmentation_settings import AugmentationSettings
+print(AugmentationSettings.crop_size, *{"datasets", "numpy", "torch", "transformers"} & sys.modules.keys())
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output == "(512, 512)\n"
 
 
 # Geometry

@@ -201,7 +201,8 @@ class OneAfterAnother(torch.utils.data.Dataset):
         return self.data[index] if index < 4 else list(self.stream)[index - 4]
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+# One of the two by default, since each has a process that loads transformers.
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_workers_prepare_examples_however_their_processes_are_started(method):
     raws = [example(8, 8, seed)[2] for seed in range(4)]
     features = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))

@@ -185,8 +185,8 @@ def test_given_table_wins_over_the_presets():
     ("ids", "num_labels", "arguments", "message"),
     [
         ([0, 4], 3, {"do_reduce_labels": True}, "`masks` must hold ids up to 3, before label 0 is dropped"),
-        ([0, 256], 300, {"do_reduce_labels": True}, r"`1.png` must hold ids that have a class, got \[256\]"),
-        ([0, 8], 3, {"label_table": {0: 0}}, r"`1.png` must hold ids that have a class, got \[8\]"),
+        ([0, 256], 300, {"do_reduce_labels": True}, r"`masks` must hold ids that have a class, got \[256\]"),
+        ([0, 8], 3, {"label_table": {0: 0}}, r"`masks` must hold ids that have a class, got \[8\]"),
         ([0], 3, {"label_table": {0: 0}, "do_reduce_labels": True}, "`do_reduce_labels` must be False with a"),
     ],
 )
