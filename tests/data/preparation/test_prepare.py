@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import shutil
 import threading
 import time
 import tracemalloc
@@ -39,13 +40,27 @@ def write_example(folder, split, name, size=(16, 24), **options):
     mask.save(folder / "masks" / split / f"{name}.png")
 
 
-@pytest.fixture
-def source(tmp_path):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with a source and its preparation, for tests that change neither."""
+    folder = tmp_path_factory.mktemp("prepared")
     for index in range(13):
-        write_example(tmp_path / "source", "train", f"{index:02d}")
+        write_example(folder / "source", "train", f"{index:02d}")
     for index in range(3):
-        write_example(tmp_path / "source", "validation", f"street/{index}")
-    return tmp_path / "source"
+        write_example(folder / "source", "validation", f"street/{index}")
+    prepare_dataset(folder / "source", folder / "out", **SMALL)
+    return folder
+
+
+@pytest.fixture
+def source(prepared, tmp_path):
+    return shutil.copytree(prepared / "source", tmp_path / "source")
+
+
+@pytest.fixture
+def output(prepared, tmp_path):
+    """The preparation of `source`."""
+    return shutil.copytree(prepared / "out", tmp_path / "out")
 
 
 def rows(output, split="train"):
@@ -61,15 +76,14 @@ def contents(folder):
 # What shards hold
 
 
-def test_files_are_kept_bit_for_bit_and_each_is_in_one_shard(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    stored = rows(tmp_path / "out")
+def test_files_are_kept_bit_for_bit_and_each_is_in_one_shard(prepared):
+    stored = rows(prepared / "out")
     assert sorted(row["id"] for row in stored) == [f"{index:02d}" for index in range(13)]
     for row in stored:
-        assert row["image"]["bytes"] == (source / "images/train" / f"{row['id']}.jpg").read_bytes()
-        assert row["mask"]["bytes"] == (source / "masks/train" / f"{row['id']}.png").read_bytes()
+        assert row["image"]["bytes"] == (prepared / "source" / "images/train" / f"{row['id']}.jpg").read_bytes()
+        assert row["mask"]["bytes"] == (prepared / "source" / "masks/train" / f"{row['id']}.png").read_bytes()
         assert (row["image"]["path"], row["mask"]["path"]) == (f"{row['id']}.jpg", f"{row['id']}.png")
-    assert sorted(row["id"] for row in rows(tmp_path / "out", "validation")) == ["0", "1", "2"]
+    assert sorted(row["id"] for row in rows(prepared / "out", "validation")) == ["0", "1", "2"]
 
 
 def test_id_is_the_path_below_the_common_folder_when_photos_lie_in_several(source, tmp_path):
@@ -79,36 +93,33 @@ def test_id_is_the_path_below_the_common_folder_when_photos_lie_in_several(sourc
     assert sorted(row["id"] for row in rows(tmp_path / "out", "validation")) == names
 
 
-def test_columns_are_images_and_shards_are_files_when_streamed(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    files = str(tmp_path / "out" / "train-*.parquet")
+def test_columns_are_images_and_shards_are_files_when_streamed(prepared):
+    files = str(prepared / "out" / "train-*.parquet")
     stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
     image, text = datasets.Image(), datasets.Value("string")
     assert stream.features == {"id": text, "image": image, "mask": image}
-    num_files = len(list((tmp_path / "out").glob("train-*")))
+    num_files = len(list((prepared / "out").glob("train-*")))
     assert stream.n_shards == num_files > 1
-    groups = [pq.read_metadata(file).num_row_groups for file in (tmp_path / "out").glob("train-*")]
+    groups = [pq.read_metadata(file).num_row_groups for file in (prepared / "out").glob("train-*")]
     assert stream.reshard().n_shards == sum(groups) > num_files
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_shards_are_read_as_the_folder_is(source, tmp_path, streaming):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    data = load_segmentation_dataset(str(tmp_path / "out"), "val", streaming=streaming)
-    files = sorted((source / "masks/validation/street").iterdir())
+def test_shards_are_read_as_the_folder_is(prepared, streaming):
+    data = load_segmentation_dataset(str(prepared / "out"), "val", streaming=streaming)
+    files = sorted((prepared / "source" / "masks/validation/street").iterdir())
     assert sorted(row["mask"]["bytes"] for row in data) == sorted(file.read_bytes() for file in files)
 
 
-def test_folder_is_a_data_set_with_its_splits(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    data = datasets.load_dataset(str(tmp_path / "out"))
+def test_folder_is_a_data_set_with_its_splits(prepared):
+    data = datasets.load_dataset(str(prepared / "out"))
     assert {split: len(part) for split, part in data.items()} == {"train": 13, "validation": 3}
     assert data["train"][0]["image"].size == (24, 16)
 
 
-def test_shards_and_row_groups_stay_within_their_bounds_and_shards_are_of_one_length(source, tmp_path):
-    record = prepare_dataset(source, tmp_path / "out", ["train"], **SMALL)
-    files = sorted((tmp_path / "out").glob("*.parquet"))
+def test_shards_and_row_groups_stay_within_their_bounds_and_shards_are_of_one_length(prepared):
+    record = json.loads((prepared / "out" / "preparation.json").read_text())
+    files = sorted((prepared / "out").glob("train-*.parquet"))
     lengths = []
     for file in files:
         parquet = pq.ParquetFile(file)
@@ -186,17 +197,16 @@ def test_order_is_random_and_another_with_another_seed(source, tmp_path):
 # Going on
 
 
-def test_whole_shards_are_not_written_again_and_the_result_is_the_same(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    whole = contents(tmp_path / "out")
-    lost = tmp_path / "out" / "train-00001-of-00003.parquet"
+def test_whole_shards_are_not_written_again_and_the_result_is_the_same(source, output):
+    whole = contents(output)
+    lost = output / "train-00001-of-00003.parquet"
     for name in (lost.name, "preparation.json", "README.md"):
-        (tmp_path / "out" / name).unlink()
-    (tmp_path / "out" / ".unfinished-1-train-00001-of-00003.parquet").write_bytes(b"PAR1")
-    kept = [file for file in (tmp_path / "out").iterdir() if not file.name.startswith(".")]
+        (output / name).unlink()
+    (output / ".unfinished-1-train-00001-of-00003.parquet").write_bytes(b"PAR1")
+    kept = [file for file in output.iterdir() if not file.name.startswith(".")]
     times = [file.stat().st_mtime_ns for file in kept]
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    assert contents(tmp_path / "out") == whole
+    prepare_dataset(source, output, **SMALL)
+    assert contents(output) == whole
     assert len(kept) == 3 and times == [file.stat().st_mtime_ns for file in kept]
 
 
@@ -217,18 +227,16 @@ def test_nothing_is_written_when_all_is_there(source, tmp_path):
         ({"splits": ["validation"]}, "its split is 'train'"),
     ],
 )
-def test_another_plan_is_refused_when_shards_are_there(source, tmp_path, changed, message):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    (tmp_path / "out" / "train-00000-of-00003.parquet").unlink()
+def test_another_plan_is_refused_when_shards_are_there(source, output, changed, message):
+    (output / "train-00000-of-00003.parquet").unlink()
     with pytest.raises(FileExistsError, match=rf"`output` must be new, .* of another one \({message}\); name another"):
-        prepare_dataset(source, tmp_path / "out", **{**SMALL, **changed})
+        prepare_dataset(source, output, **{**SMALL, **changed})
 
 
-def test_another_source_is_refused_when_shards_are_there(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
+def test_another_source_is_refused_when_shards_are_there(source, output):
     (source / "masks/train/03.png").write_bytes((source / "masks/train/04.png").read_bytes() + b"\0")
     with pytest.raises(FileExistsError, match="the names or sizes of the source's files have changed"):
-        prepare_dataset(source, tmp_path / "out", **SMALL)
+        prepare_dataset(source, output, **SMALL)
 
 
 @pytest.mark.parametrize("name", ["README.md", "train-00000-of-00001.parquet", "notes.txt"])
