@@ -40,7 +40,7 @@ class OfficialLayout:
         return f"{self.images}/*{self.image_ending} and {masks}" + (f" and {self.names}" if self.names else "")
 
     def find(self, folder):
-        """The folder's splits that are there.
+        """The splits that a folder has in this layout.
 
         Args:
             folder (`str` or `Path`): where the data set is.
@@ -84,7 +84,7 @@ class OfficialLayout:
             shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
             raise FileNotFoundError(
                 f"`data_dir` must hold a photo and a mask for each name of the split {official}, but "
-                f"{len(alone)} of {len(names)} have but one or none: {shown or root}; unpack the "
+                f"{len(alone)} of {len(names)} have one or none of the two: {shown or root}; unpack the "
                 f"official files {self} completely."
             )
         return [(photos[name], masks[name]) for name in sorted(names)]
@@ -132,7 +132,7 @@ def find_pairs(folder, split, preset=None, image_column=None, mask_column=None):
         if name in by_split:
             raise ValueError(
                 f"`dataset` must hold one folder of photos and one of masks per split, but {folder} has several for "
-                f"{name!r}: {by_split[name][1]} and {masks}."
+                f"{name!r}: {by_split[name][1]} and {masks}; move one of them elsewhere."
             )
         by_split[name] = photos, masks
     if not by_split and preset:
@@ -150,7 +150,7 @@ def find_pairs(folder, split, preset=None, image_column=None, mask_column=None):
     if alone or not photos:
         raise FileNotFoundError(
             f"`dataset` must hold a mask of the same name for every photo, but {len(alone)} of {len(photos)} photos "
-            f"and {len(masks)} masks have no partner: {_first(alone)}."
+            f"and {len(masks)} masks have no partner: {_first(alone)}; rename or move them."
         )
     return [(photos[stem], masks[stem]) for stem in sorted(photos)]
 
@@ -176,7 +176,9 @@ def _files_by_stem(folder):
         if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
             stem = str(file.relative_to(folder).with_suffix(""))
             if stem in files:
-                raise ValueError(f"`dataset` must hold one file per name, got both {files[stem]} and {file}.")
+                raise ValueError(
+                    f"`dataset` must hold one file per name, got both {files[stem]} and {file}; move one."
+                )
             files[stem] = file
     return files
 
@@ -191,7 +193,7 @@ def _pairs_of_metadata(table, image_column, mask_column):
     missing = [path for path in itertools.chain.from_iterable(pairs) if not path.exists()]
     if missing:
         raise FileNotFoundError(
-            f"{table} must name existing files, but {len(missing)} do not exist: {_first(missing)}."
+            f"{table} must name existing files, but {len(missing)} do not exist: {_first(missing)}; correct it."
         )
     return pairs
 

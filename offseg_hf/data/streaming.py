@@ -224,7 +224,7 @@ def _division(state):
         "processes": state["num_readers"] // num_workers,
         "workers per process": num_workers,
         "shards": state["num_shards"],
-        "as seed": state["seed"],
+        "as the seed": state["seed"],
         "examples in a shuffled block": state["buffer_size"],
     }
 

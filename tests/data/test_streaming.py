@@ -171,7 +171,7 @@ def test_error_names_what_differs_when_the_data_is_another():
     with pytest.raises(ValueError, match="as this one with 5 shards, got one with 4 shards; resume with the same"):
         loader(1).load_state_dict(state)
     state = {**loader(1).state_dict(), "seed": 7, "buffer_size": 500}
-    with pytest.raises(ValueError, match="with 0 as seed, 4 examples in a shuffled block, got one with 7 as"):
+    with pytest.raises(ValueError, match="with 0 as the seed, 4 examples in a shuffled block, got one with 7"):
         loader(1).load_state_dict(state)
 
 
