@@ -177,7 +177,7 @@ def _files_by_stem(folder):
             stem = str(file.relative_to(folder).with_suffix(""))
             if stem in files:
                 raise ValueError(
-                    f"`dataset` must hold one file per name, got both {files[stem]} and {file}; move one."
+                    f"`dataset` must hold one file per name, got both {files[stem]} and {file}; remove one."
                 )
             files[stem] = file
     return files

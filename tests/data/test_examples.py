@@ -188,6 +188,16 @@ def test_data_set_yields_tensors_when_prepared(streaming):
         assert torch.equal(one["labels"], prepare(raw)["labels"])
 
 
+def evaluation_sets():
+    """Four examples as a data set and as a stream."""
+    raws = [example(8, 8, seed)[2] for seed in range(4)]
+    features = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))
+    data = datasets.Dataset.from_list(raws, features=features)
+    processor = OffSegImageProcessor(size={"height": 8, "width": 8}, do_reduce_labels=True)
+    prepare = PrepareExample(processor, label_table=LabelTable.reduced(3))
+    return [evaluation_examples(each, prepare) for each in (data, data.to_iterable_dataset(num_shards=2))]
+
+
 class OneAfterAnother(torch.utils.data.Dataset):
     """The examples of a map-style data set of four, and then those of a stream of four."""
 
@@ -201,24 +211,24 @@ class OneAfterAnother(torch.utils.data.Dataset):
         return self.data[index] if index < 4 else list(self.stream)[index - 4]
 
 
-# One of the two by default, since each has a process that loads transformers.
-@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.slow  # each has a process that loads transformers
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_prepare_examples_however_their_processes_are_started(method):
-    raws = [example(8, 8, seed)[2] for seed in range(4)]
-    features = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))
-    data = datasets.Dataset.from_list(raws, features=features)
-    processor = OffSegImageProcessor(size={"height": 8, "width": 8}, do_reduce_labels=True)
-    prepare = PrepareExample(processor, label_table=LabelTable.reduced(3))
-    both = OneAfterAnother(
-        evaluation_examples(data, prepare), evaluation_examples(data.to_iterable_dataset(num_shards=2), prepare)
-    )
+    both = OneAfterAnother(*evaluation_sets())
     loader = torch.utils.data.DataLoader(
         both, batch_size=2, collate_fn=stack_examples, num_workers=1, multiprocessing_context=method
     )
     batches = list(loader)
-    whole = stack_examples([prepare(raw) for raw in raws])
+    whole = stack_examples([both[index] for index in range(8)])
     for name in ("pixel_values", "labels"):
-        assert torch.equal(torch.cat([batch[name] for batch in batches]), torch.cat([whole[name], whole[name]]))
+        assert torch.equal(torch.cat([batch[name] for batch in batches]), whole[name])
+
+
+def test_evaluation_data_can_be_pickled():
+    for data in evaluation_sets():
+        for sent, own in zip(pickle.loads(pickle.dumps(data)), data, strict=True):
+            assert torch.equal(sent["pixel_values"], own["pixel_values"])
+            assert torch.equal(sent["labels"], own["labels"])
 
 
 def test_what_prepares_training_examples_can_be_pickled():
