@@ -15,6 +15,8 @@ UNFINISHED = ".unfinished-"  # what the names of files and folders begin with th
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A path to write to; the file appears under its own name when the block ends, and not at all where it fails.
 
+    What appears is whole also where the machine loses power.
+
     Args:
         path (`str` or `os.PathLike`): the file, replaced where it exists; its folder is made if need be.
 
@@ -26,6 +28,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

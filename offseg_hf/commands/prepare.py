@@ -42,7 +42,7 @@ def main(argv=None):
         parser.error("`--label_table` needs `--labels`, the names of the classes that the ids stand for; pass both.")
 
     from offseg_hf.data.labels import read_id2label, read_label_table
-    from offseg_hf.data.preparation.prepare import check_redistribution, prepare_dataset
+    from offseg_hf.data.preparation import check_redistribution, prepare_dataset, prepared_files
     from offseg_hf.publishing.repository import check_repository, upload_repository
 
     repository = {"repo_id": args.push_to_hub, "private": not args.public, "repo_type": "dataset"}
@@ -79,7 +79,7 @@ def main(argv=None):
     print(f"written to {args.output}")
     if args.push_to_hub is not None:
         try:
-            url, is_new = upload_repository(args.output, **repository)
+            url, is_new = upload_repository(args.output, **repository, files=prepared_files(args.output))
         except (OSError, ValueError) as error:
             parser.error(f"prepared in {args.output}, but not published: {error}")
         print(f"published: {url}" if is_new else f"nothing has changed since {url}")

@@ -1,27 +1,38 @@
-"""Data sets of photos and label maps: reading, streaming, augmentation, a check of their labels."""
+"""Data sets of photos and masks: reading, streaming, augmentation, what their ids mean.
 
-from offseg_hf.data.audit import audit_labels
-from offseg_hf.data.augmentation import TrainTransform
-from offseg_hf.data.class_weights import estimate_class_weights
-from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples, stack_examples
-from offseg_hf.data.labels import read_id2label
-from offseg_hf.data.sources import load_segmentation_dataset
-from offseg_hf.data.splits import audit_first_labels, audited_label_table, evaluation_dataset, training_dataset
-from offseg_hf.data.streaming import EndlessStream
+Each name is loaded when it is first asked for, so that what needs no data sets does without the time to load them.
+"""
 
-__all__ = [
-    "EndlessStream",
-    "PrepareExample",
-    "TrainTransform",
-    "TrainingExamples",
-    "audit_first_labels",
-    "audit_labels",
-    "audited_label_table",
-    "estimate_class_weights",
-    "evaluation_dataset",
-    "evaluation_examples",
-    "load_segmentation_dataset",
-    "read_id2label",
-    "stack_examples",
-    "training_dataset",
-]
+import importlib
+
+# Public name → the module that has it.
+_MODULES = {
+    "EndlessStream": "streaming",
+    "LabelTable": "labels",
+    "PrepareExample": "examples",
+    "TrainTransform": "augmentation",
+    "TrainingExamples": "examples",
+    "audit_labels": "labels",
+    "audited_label_table": "labels",
+    "estimate_class_weights": "class_weights",
+    "evaluation_dataset": "splits",
+    "evaluation_examples": "examples",
+    "load_segmentation_dataset": "sources",
+    "read_id2label": "labels",
+    "stack_examples": "examples",
+    "training_dataset": "splits",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name):
+    """Loads a public name when it is first asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -9,81 +9,41 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageChops
 
-from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, reduce_labels
+from offseg_hf.data.augmentation_settings import AugmentationSettings
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, size_within_edges
 
 MAX_REDRAWS = 10  # of a crop that one class fills
 
 
 @dataclass
-class TrainTransform:
+class TrainTransform(AugmentationSettings):
     """Random resize, crop, flip and photometric distortion of a photo and its label map.
 
-    The defaults are the ADE20K recipe of the paper (its settings are those of mmsegmentation's SegFormer configs). All
-    random numbers come from torch's generator, so workers differ and a seeded run can be repeated.
+    All random numbers come from torch's generator, so workers differ and a seeded run can be repeated.
 
     Args:
-        crop_size (`tuple[int, int]`): largest (height, width) of the result.
-        resize (`tuple[int, int]`): the photo is scaled, its ratio kept (in a crop, to a pixel), until its long side
-            reaches the larger or its short side the smaller of these two numbers, whichever comes first.
-        scale_range (`tuple[float, float]`): both numbers of `resize` are multiplied by one draw from this range.
-        category_max_ratio (`float`): a crop of whose labelled pixels one class holds more than this share is drawn
-            again, up to 10 times. 1 accepts every crop that has a label.
-        flip_probability (`float`): probability of a horizontal flip.
-        photometric_distortion (`bool`): whether to change brightness, contrast, saturation and hue, each with a
-            probability of ½, the contrast before or after saturation and hue at random.
-        brightness (`float`): largest shift, in grey levels of 255.
-        contrast (`tuple[float, float]`): range of the factor on the colours.
-        saturation (`tuple[float, float]`): range of the factor on the saturation.
-        hue (`float`): largest rotation of the hue, in degrees.
-        ignore_index (`int`): id of unlabelled pixels.
-        reduce_labels (`bool`): whether label 0 means unlabelled and the classes start at 1.
+        crop_size, resize, scale_range and so on: see
+            [`~offseg_hf.data.augmentation_settings.AugmentationSettings`].
+        ignore_index (`int`): class id of unlabelled pixels.
 
     Raises:
         ValueError: a number is out of its range.
     """
 
-    crop_size: tuple = (512, 512)
-    resize: tuple = (2048, 512)
-    scale_range: tuple = (0.5, 2.0)
-    category_max_ratio: float = 0.75
-    flip_probability: float = 0.5
-    photometric_distortion: bool = True
-    brightness: float = 32
-    contrast: tuple = (0.5, 1.5)
-    saturation: tuple = (0.5, 1.5)
-    hue: float = 18
     ignore_index: int = IGNORE_INDEX
-    reduce_labels: bool = False
-
-    def __post_init__(self):
-        for name in ("crop_size", "resize"):
-            value = getattr(self, name)
-            if len(value) != 2 or min(value) < 1:
-                raise ValueError(f"`{name}` must be two positive numbers of pixels, got {value}.")
-        for name in ("scale_range", "contrast", "saturation"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high or (name == "scale_range" and low == 0):
-                raise ValueError(f"`{name}` must be a positive range (low, high), got {(low, high)}.")
-        if self.reduce_labels and self.ignore_index != IGNORE_INDEX:
-            raise ValueError(
-                f"`ignore_index` must be {IGNORE_INDEX} with `reduce_labels`, which turns label 0 into it, got "
-                f"{self.ignore_index}."
-            )
-        for name in ("category_max_ratio", "flip_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
 
     def __call__(self, image, mask, generator=None):
         """One random view of a photo and its labels.
 
         Args:
             image (`PIL.Image.Image`): RGB photo.
-            mask (`np.ndarray`): (H, W) integer label ids, of the photo's size.
+            mask (`np.ndarray`): (H, W) class ids of any integer type, of the photo's size.
             generator (`torch.Generator`, *optional*): source of the random numbers; torch's global one by default.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: the photo, (h, w, 3) uint8, and its labels, (h, w) of the mask's dtype; h
-            and w are those of `crop_size`, or less where the resized photo is smaller (the collator pads).
+            and w are those of `crop_size`, or less where the resized photo is smaller, to be padded by
+            [`~offseg_hf.data.PrepareExample`].
         """
         height, width = self._resized_size(image.height, image.width, generator)
         crop_height, crop_width = min(self.crop_size[0], height), min(self.crop_size[1], width)
@@ -95,8 +55,6 @@ class TrainTransform:
             rows = top + (2 * np.arange(crop_height) + 1) * (bottom - top) // (2 * crop_height)
             columns = left + (2 * np.arange(crop_width) + 1) * (right - left) // (2 * crop_width)
             labels = mask[rows].take(columns, axis=1)  # the nearest pixels
-            if self.reduce_labels:
-                labels = reduce_labels(labels)
             if self._is_varied(labels):
                 break
         image = image.crop((left, top, right, bottom))
@@ -114,10 +72,7 @@ class TrainTransform:
     def _resized_size(self, height, width, generator):
         """(height, width) after the random resize."""
         scale = _uniform(*self.scale_range, generator)
-        factor = min(
-            int(max(self.resize) * scale) / max(height, width), int(min(self.resize) * scale) / min(height, width)
-        )
-        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+        return size_within_edges(height, width, int(max(self.resize) * scale), int(min(self.resize) * scale))
 
     def _is_varied(self, labels):
         """Whether no class holds more than its share of the labelled pixels."""

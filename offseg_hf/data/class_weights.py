@@ -1,16 +1,14 @@
-"""How often each class occurs in the label maps of a data set, and the weights in the loss that make up for it."""
+"""How often each class occurs in the masks of a data set, and the weights in the loss that make up for it."""
 
 from itertools import islice
 
 import numpy as np
 from tqdm import tqdm
 
-from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask, reduce_labels
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
 
-def estimate_class_weights(
-    data, num_labels, *, do_reduce_labels=False, label_table=None, max_examples=None, show_progress=True
-):
+def estimate_class_weights(data, num_labels, *, label_table=None, max_examples=None, show_progress=True):
     """Weights of the classes by ENet's rule, 1 / ln(1.02 + p) of a class' share p of the labelled pixels.
 
     They lie between 1.4 and 50.5, which a class that does not occur has (Paszke et al., arXiv 1606.02147).
@@ -19,8 +17,6 @@ def estimate_class_weights(
         data (`datasets.Dataset` or `datasets.IterableDataset`): with the column `mask`, undecoded, as
             [`~offseg_hf.data.load_segmentation_dataset`] gives it; read once, from the first example.
         num_labels (`int`): number of classes; a single one gets two weights, of background and its own.
-        do_reduce_labels (`bool`, *optional*, defaults to `False`): whether label 0 means "ignore" and classes count
-            from 1.
         label_table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what makes class ids of the stored ones.
         max_examples (`int`, *optional*): how many examples to read at most, which an endless stream needs.
         show_progress (`bool`, *optional*, defaults to `True`): whether to show a bar.
@@ -37,7 +33,6 @@ def estimate_class_weights(
         name = f"mask of example {position}"
         ids = read_mask(example["mask"], name=name)
         ids = ids if label_table is None else label_table(ids, name)
-        ids = reduce_labels(ids) if do_reduce_labels else ids
         counts += _count(ids[ids != IGNORE_INDEX], len(counts), name)
     if not counts.any():
         raise ValueError("`data` must have labelled pixels, got none; check the mask column, or give the weights.")

@@ -1,34 +1,37 @@
 """Undecoded examples → tensors: augmented crops for training, whole photos and their own labels for evaluation."""
 
+from functools import partial
+
 import datasets
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from offseg_hf.models.image_processing_offseg import open_image, read_image, read_mask, reduce_labels
+from offseg_hf.models.image_processing_offseg import open_image, read_image, read_mask
 
 
 class PrepareExample:
     """Decodes an example and makes tensors of it.
 
-    With a transform, for training: the photo is augmented, normalised as the image processor does, and padded to the
-    crop size, after normalisation, by zeros at the bottom and right; its labels by the ignore index. Without one, for
-    evaluation: the image processor resizes the photo, while the labels stay at their own resolution.
+    With a transform, for training: the photo is augmented, normalised by the image processor, and then padded at the
+    bottom and right to the crop size, by zeros; its labels by the ignore index. Without one, for evaluation: the image
+    processor resizes and normalises the photo, while the labels stay at their own resolution.
 
     Args:
-        image_processor (`OffSegImageProcessor`): the model's; says how to normalise, to resize and to reduce labels.
+        image_processor (`OffSegImageProcessor`): the model's.
         transform (`TrainTransform`, *optional*): augmentation; without it, evaluation.
-        label_table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what makes class ids of the stored ones.
+        label_table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what makes class ids of the stored ones, such
+            as [`~offseg_hf.data.audited_label_table`] gives; without it, the stored ids are class ids.
 
     Raises:
-        ValueError: the transform and the image processor disagree on whether label 0 means unlabelled.
+        ValueError: the image processor would reduce labels, and there is no table that says so.
     """
 
     def __init__(self, image_processor, transform=None, label_table=None):
-        if transform is not None and transform.reduce_labels != image_processor.do_reduce_labels:
+        if label_table is None and image_processor.do_reduce_labels:
             raise ValueError(
-                "`transform.reduce_labels` must equal `image_processor.do_reduce_labels`, got "
-                f"{transform.reduce_labels} and {image_processor.do_reduce_labels}."
+                "`label_table` must be given with an image processor whose `do_reduce_labels` is True, got None; pass "
+                "`LabelTable.reduced(num_labels)`."
             )
         self.image_processor = image_processor
         self.transform = transform
@@ -56,7 +59,6 @@ class PrepareExample:
             ids = self.label_table(ids, mask_name)
         if self.transform is None:
             pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
-            ids = reduce_labels(ids) if self.image_processor.do_reduce_labels else ids
             return {"pixel_values": pixel_values, "labels": torch.from_numpy(ids.astype(np.int64))}
 
         generator = None
@@ -65,22 +67,12 @@ class PrepareExample:
         pixels, ids = self.transform(image, ids, generator)
         height, width = self.transform.crop_size
         padding = (0, width - ids.shape[1], 0, height - ids.shape[0])
-        pixel_values, labels = self._normalized(pixels), torch.from_numpy(ids.astype(np.int64))
+        pixel_values = torch.from_numpy(self.image_processor.normalize_pixels(pixels))  # (3, h, w)
+        labels = torch.from_numpy(ids.astype(np.int64))
         if any(padding):
             pixel_values = F.pad(pixel_values, padding)
             labels = F.pad(labels, padding, value=self.transform.ignore_index)
         return {"pixel_values": pixel_values, "labels": labels}
-
-    def _normalized(self, pixels):
-        """(h, w, 3) of 8 bits → (3, h, w) as the image processor has it, in two passes over the result."""
-        processor = self.image_processor
-        mean, std = torch.zeros(3), torch.ones(3)
-        if processor.do_normalize:
-            mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
-        factor = processor.rescale_factor if processor.do_rescale else 1.0
-        pixels = torch.from_numpy(pixels).permute(2, 0, 1)  # (3, h, w)
-        pixel_values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-        return pixel_values.mul_((factor / std)[:, None, None]).sub_((mean / std)[:, None, None])
 
 
 class TrainingExamples(torch.utils.data.Dataset):
@@ -123,18 +115,19 @@ def evaluation_examples(data, prepare):
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: of `pixel_values` and `labels`.
     """
+    # No lambdas: worker processes that are spawned get what they do pickled.
     if isinstance(data, datasets.IterableDataset):
-        return data.map(
-            lambda example, index: prepare(example, f"example {index}"),
-            with_indices=True,
-            remove_columns=["image", "mask"],
-        )
+        return data.map(partial(_prepare_one, prepare), with_indices=True, remove_columns=["image", "mask"])
+    return data.with_transform(partial(_prepare_columns, prepare))
 
-    def prepare_columns(columns):
-        examples = [prepare(dict(zip(columns, values))) for values in zip(*columns.values())]
-        return {name: [example[name] for example in examples] for name in examples[0]}
 
-    return data.with_transform(prepare_columns)
+def _prepare_one(prepare, example, index):
+    return prepare(example, f"example {index}")
+
+
+def _prepare_columns(prepare, columns):
+    examples = [prepare(dict(zip(columns, values))) for values in zip(*columns.values())]
+    return {name: [example[name] for example in examples] for name in examples[0]}
 
 
 def stack_examples(examples):

@@ -1,13 +1,21 @@
-"""Names of the classes, and the ids that they have in files."""
+"""What the ids in masks mean: class names, tables from stored ids to class ids, and checks of the first masks.
+
+A data set's table is decided once, by [`find_label_table`]; whoever reads masks applies it and nothing else.
+"""
 
 import json
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
-from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
+from offseg_hf.data.presets import DatasetPreset, LabelEncoding, find_preset
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
-_UNKNOWN = 254  # in a look-up table: an id that it has no class for
+NUM_FIRST_MASKS = 16  # that are checked before a data set is used
+MAX_FIRST_MASKS = 200  # that are read while it is not clear what their ids mean
+
+# Names and tables from files
 
 
 def read_id2label(labels: str) -> dict[int, str]:
@@ -47,11 +55,11 @@ def read_id2label(labels: str) -> dict[int, str]:
 
 
 def read_label_table(path: str, id2label: dict[int, str]) -> dict[int, int]:
-    """What the ids in label maps mean, from a file.
+    """What the ids in masks mean, from a file.
 
     Args:
         path (`str`): a JSON file of stored id → class id or class name, or `null` for what is not labelled.
-        id2label (`dict[int, str]`): names of the classes.
+        id2label (`dict[int, str]`): names of the classes; a single class has the id 1, and 0 is the background.
 
     Returns:
         `dict[int, int]`: stored id → class id, 255 for what is not labelled.
@@ -65,6 +73,8 @@ def read_label_table(path: str, id2label: dict[int, str]) -> dict[int, int]:
     table = json.loads(Path(path).read_text(encoding="utf-8"))
     known = {label_id: label_id for label_id in (*id2label, IGNORE_INDEX)} | {None: IGNORE_INDEX}
     known |= {name: label_id for label_id, name in id2label.items()}
+    if len(id2label) == 1:  # the single class is 1, and 0 is the background
+        known |= {1: 1, id2label[0]: 1}
     is_table = isinstance(table, dict) and table and all(key.removeprefix("-").isdecimal() for key in table)
     wrong = [str(table)]
     if is_table:
@@ -82,27 +92,48 @@ class LabelTable:
     """Turns stored ids into class ids.
 
     Args:
-        class_ids (`dict[int, int]`): stored id, from −1 to 65,535 → class id up to 253, or 255 for what is not
+        class_ids (`dict[int, int]`): stored id, from −1 to 65,535 → class id up to 65,534, or 255 for what is not
             labelled.
+        name (`str`, *optional*): what the stored ids are called, such as `"trainIds"`.
 
     Raises:
         ValueError: an id is out of its range.
     """
 
-    def __init__(self, class_ids: dict[int, int]):
+    def __init__(self, class_ids: dict[int, int], name: str | None = None):
+        self.class_ids = dict(class_ids)
+        self.name = name
         stored, classes = np.array(list(class_ids.items()), np.int64).T
         if stored.min() < -1 or stored.max() > 65535:
             raise ValueError(
                 f"`label_table` must have stored ids from −1 to 65,535, got {stored.min()} and {stored.max()}; "
                 "renumber them."
             )
-        if ((classes < 0) | (classes == _UNKNOWN) | (classes > IGNORE_INDEX)).any():
+        if classes.min() < 0 or classes.max() > 65534:
             raise ValueError(
-                f"`label_table` must have class ids up to {_UNKNOWN - 1}, or {IGNORE_INDEX} for what is not labelled, "
+                f"`label_table` must have class ids from 0 to 65,534, with {IGNORE_INDEX} for what is not labelled, "
                 f"got {classes.min()} to {classes.max()}; renumber them."
             )
-        self.table = np.full(max(255, stored.max()) + 3, _UNKNOWN, np.uint8)  # the last two: beyond the table, and −1
-        self.table[stored] = classes
+        # Of each type, one number that is no class marks stored ids without a class.
+        fits_8_bits = classes[classes != IGNORE_INDEX].max(initial=0) < 254
+        dtype, self._unknown = (np.uint8, 254) if fits_8_bits else (np.uint16, 65535)
+        self._table = np.full(max(255, stored.max()) + 3, self._unknown, dtype)  # the last two: ids beyond, and −1
+        self._table[stored] = classes
+
+    @classmethod
+    def reduced(cls, num_labels: int) -> "LabelTable":
+        """The table of masks in which 0 means unlabelled and the classes count from 1 (`do_reduce_labels`).
+
+        Its class ids are those of the image processor's `reduce_labels`; ids beyond the classes are refused.
+
+        Args:
+            num_labels (`int`): number of classes. Since 255 stays unlabelled, only 254 can be told apart in this way.
+
+        Returns:
+            [`LabelTable`]: 0 and 255 → 255, and any other stored id → itself minus 1.
+        """
+        largest = min(max(num_labels, 2), 254)  # a single class has the background beside it
+        return cls({0: IGNORE_INDEX, IGNORE_INDEX: IGNORE_INDEX} | {stored + 1: stored for stored in range(largest)})
 
     def __call__(self, ids: np.ndarray, name: str = "mask") -> np.ndarray:
         """The class ids of a label map.
@@ -112,18 +143,232 @@ class LabelTable:
             name (`str`, *optional*): what errors call it.
 
         Returns:
-            `np.ndarray`: uint8, a new array of the same shape.
+            `np.ndarray`: a new array of the same shape, uint8, or uint16 where there are class ids above 253.
 
         Raises:
             ValueError: an id has no class.
         """
-        beyond = len(self.table) - 2
+        beyond = len(self._table) - 2
         inside = ids if ids.dtype == np.uint8 else np.where((ids >= -1) & (ids < beyond), ids, beyond).astype(np.int64)
-        class_ids = self.table[inside]
-        if (class_ids == _UNKNOWN).any():
-            unknown = np.unique(ids[class_ids == _UNKNOWN])[:5].tolist()
+        class_ids = np.take(self._table, inside, mode="wrap")  # faster than to index, and −1 is the last
+        if (class_ids == self._unknown).any():
+            unknown = np.unique(ids[class_ids == self._unknown])[:5].tolist()
             raise ValueError(
                 f"`{name}` must hold ids that have a class, got {unknown}; correct the mask, or say what all "
                 "stored ids mean with `--label_table FILE`."
             )
         return class_ids
+
+
+# Which table
+
+
+def audited_label_table(data, dataset, num_labels, do_reduce_labels=False, label_table=None):
+    """What makes class ids of a data set's stored ones, see [`find_label_table`], after a look at its first masks.
+
+    Args:
+        data (`datasets.Dataset` or `datasets.IterableDataset`): with the column `mask`, undecoded.
+        dataset (`str` or `list[str]`): what it was loaded from, perhaps the name of a preset.
+        num_labels (`int`): number of classes.
+        do_reduce_labels (`bool`, *optional*, defaults to `False`): whether 0 means unlabelled and the classes count
+            from 1.
+        label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled.
+
+    Returns:
+        [`LabelTable`] or `None`: for [`~offseg_hf.data.PrepareExample`]; `None` where the stored ids are class ids.
+
+    Raises:
+        ValueError: where the first masks do not hold such ids or nothing in them is labelled, with the remedy.
+    """
+    masks = ((np.unique(read_mask(each["mask"], name="mask")), _path(each["mask"])) for each in data)
+    first_masks = list(islice(masks, NUM_FIRST_MASKS))
+    table = find_label_table(
+        chain(first_masks, masks),
+        num_labels,
+        preset=find_preset(dataset),
+        do_reduce_labels=do_reduce_labels,
+        label_table=label_table,
+    )
+    if table is not None and all((table(ids) == IGNORE_INDEX).all() for ids, _ in first_masks):
+        stored = sorted({int(stored) for ids, _ in first_masks for stored in ids})[:10]
+        if label_table is None:
+            raise ValueError(
+                f"`masks` must have labelled pixels, got only {stored} in the first ones, all of which mean "
+                "unlabelled; check the mask column."
+            )
+        raise ValueError(
+            f"`label_table` must give classes to the ids of the masks, got {stored} in the first ones, all of "
+            "which it leaves unlabelled; correct it, or check the mask column."
+        )
+    return table
+
+
+def find_label_table(masks, num_labels, *, preset=None, do_reduce_labels=False, label_table=None):
+    """What makes class ids of stored ones: the table given, else a preset's, else the reduction of labels or nothing.
+
+    Args:
+        masks (iterable of `tuple[np.ndarray, str]`): the ids that occur in a mask as stored, and the path of its
+            file, empty where there is none; no more are read than are needed.
+        num_labels (`int`): number of classes.
+        preset ([`~offseg_hf.data.presets.DatasetPreset`], *optional*): the data set, if it is a known one.
+        do_reduce_labels (`bool`, *optional*, defaults to `False`): whether 0 means unlabelled and the classes count
+            from 1.
+        label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled; wins over
+            what the preset says.
+
+    Returns:
+        [`LabelTable`] or `None`: `None` where the stored ids are class ids.
+
+    Raises:
+        ValueError: the arguments contradict each other, or the masks hold other ids.
+    """
+    if label_table is not None:
+        if do_reduce_labels:
+            raise ValueError(
+                "`do_reduce_labels` must be False with a `label_table`, whose classes count from 0, got True; leave "
+                "it out, and map to null what is not labelled."
+            )
+        classes = set(label_table.values()) - {IGNORE_INDEX}
+        if not classes or max(classes) >= max(num_labels, 2):
+            raise ValueError(
+                f"`label_table` must map to the ids of {num_labels} classes, or to {IGNORE_INDEX}, got "
+                f"{sorted(classes)[-5:]}; correct it, or `num_labels`."
+            )
+        table = LabelTable(label_table)
+    elif preset is not None:
+        _check_fits_preset(preset, num_labels, do_reduce_labels)
+        encoding = find_label_encoding(masks, preset)
+        return LabelTable(encoding.class_ids | encoding.tolerated, encoding.name)
+    else:
+        masks = list(islice(masks, NUM_FIRST_MASKS))
+        audit_labels([ids for ids, _ in masks], num_labels, reduce_labels=do_reduce_labels)
+        table = LabelTable.reduced(num_labels) if do_reduce_labels else None
+    if table is not None:
+        for ids, _ in islice(masks, NUM_FIRST_MASKS):
+            table(ids, "masks")
+    return table
+
+
+def _path(source):
+    """The path of a file that may come with its content."""
+    return source.get("path") or "" if isinstance(source, dict) else ""
+
+
+def _check_fits_preset(preset, num_labels, do_reduce_labels):
+    if num_labels != len(preset.class_names):
+        raise ValueError(
+            f"`num_labels` must be {len(preset.class_names)} for {preset.title}, got {num_labels}; take a model of as "
+            "many classes, or say which classes stored ids mean with `--label_table FILE`."
+        )
+    if do_reduce_labels != preset.reduce_labels:
+        raise ValueError(
+            f"`do_reduce_labels` must be {preset.reduce_labels} for {preset.title}, got {do_reduce_labels}; leave "
+            "--do_reduce_labels out, or say what stored ids mean with `--label_table FILE`."
+        )
+
+
+# Checks
+
+
+def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=False):
+    """Checks that the ids of some masks are class ids, and says what to do if they are not.
+
+    Only what cannot be right is an error: whether an id stands for the class one thinks of cannot be known here.
+
+    Args:
+        masks (iterable of `np.ndarray` or `torch.Tensor`): integer label maps of any shape, as stored, that is before
+            labels are reduced; a few dozen tell most.
+        num_labels (`int`): number of classes K; ids must be 0 … K−1, or 0 and 1 for the binary K = 1.
+        ignore_index (`int`): id of unlabelled pixels.
+        reduce_labels (`bool`): whether label 0 means unlabelled and the classes start at 1.
+
+    Raises:
+        ValueError: an id is negative or too large, masks are black and white (0 and 255), ids are shifted by one, or
+            every pixel is ignored.
+    """
+    ids = {int(value) for mask in masks for value in np.unique(np.asarray(mask))}
+    if not ids:
+        raise ValueError("`masks` must hold at least one mask, got none.")
+    shown = ", ".join(map(str, sorted(ids)[:10])) + (", …" if len(ids) > 10 else "")
+    classes = ids - {ignore_index} - ({0} if reduce_labels else set())
+    largest = max(num_labels, 2) - 1 + reduce_labels  # as stored
+
+    if min(ids - {ignore_index}, default=0) < 0:
+        raise ValueError(
+            f"`masks` must not hold negative ids, got {shown}; write {ignore_index} where a pixel is unlabelled."
+        )
+    if num_labels <= 2 and max(ids) == 255 and not classes - {0, 255}:
+        raise ValueError(
+            f"`masks` must hold the class ids 0 and 1, got only {shown}; {ignore_index} means unlabelled here, so if "
+            "it marks the foreground, write 1 in its place (divide the masks by 255) and leave labels unreduced."
+        )
+    if not classes:
+        remedy = "pass no --do_reduce_labels if 0 is a class" if 0 in ids else "check the mask column"
+        raise ValueError(f"`masks` must have labelled pixels, got only {shown}, all of them ignored; {remedy}.")
+    if max(classes) == largest + 1 and not reduce_labels:
+        if 0 not in ids:
+            remedy = "0 never occurs, so the classes seem to start at 1: pass --do_reduce_labels"
+        else:
+            remedy = (
+                f"pass --do_reduce_labels if 0 means unlabelled, or `num_labels` {largest + 2} if 0 is a class too"
+            )
+        raise ValueError(f"`masks` must hold ids up to {largest} for {num_labels} classes, got {shown}; {remedy}.")
+    if max(classes) > largest:
+        reduced = ", before label 0 is dropped," if reduce_labels else ""
+        raise ValueError(
+            f"`masks` must hold ids up to {largest}{reduced} for {num_labels} classes, got {shown}; set `num_labels` "
+            f"to the true number of classes, or renumber the ids and write {ignore_index} where a pixel is unlabelled."
+        )
+
+
+def find_label_encoding(examples, preset: DatasetPreset, num_examples: int = NUM_FIRST_MASKS) -> LabelEncoding:
+    """Finds which of the encodings that a known data set's files may have some masks are in.
+
+    Args:
+        examples (iterable of `tuple[np.ndarray, str]`): the ids that occur in a mask as stored, and the path of
+            its file, empty where there is none.
+        preset ([`~offseg_hf.data.presets.DatasetPreset`]): the data set.
+        num_examples (`int`, *optional*, defaults to 16): how many to look at, more where these do not tell.
+
+    Returns:
+        [`~offseg_hf.data.presets.LabelEncoding`]
+
+    Raises:
+        ValueError: the ids fit none of the encodings, or several.
+    """
+    seen, paths = set(), []
+    for ids, path in examples:
+        seen |= set(ids.tolist())
+        paths.append(path)
+        fitting = _fitting_encodings(seen, preset.encodings)
+        if (len(paths) >= num_examples and len(fitting) < 2) or len(paths) == MAX_FIRST_MASKS:
+            break
+    if not paths:
+        raise ValueError("`masks` must hold at least one mask, got none.")
+    shown = ", ".join(map(str, sorted(seen)[:20])) + (", …" if len(seen) > 20 else "")
+    if not fitting:
+        reduced = preset.reduce_labels and IGNORE_INDEX in seen
+        hint = f"{IGNORE_INDEX} is not among them, so labels seem to be reduced already: " if reduced else ""
+        raise ValueError(
+            f"`masks` must hold the ids of {preset.title}, {' or '.join(map(str, preset.encodings))}, got {shown}; "
+            f"{hint}take the original files, or say what stored ids mean with `--label_table FILE`."
+        )
+    if len(fitting) > 1:
+        fitting = [
+            encoding
+            for encoding in fitting
+            if encoding.file_ending and all(path.endswith(encoding.file_ending) for path in paths)
+        ]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"`masks` must show which ids of {preset.title} they hold, {' or '.join(map(str, preset.encodings))}, but "
+            f"{shown}, all in the first {len(paths)}, fit both; say what stored ids mean with `--label_table FILE`."
+        )
+    return fitting[0]
+
+
+def _fitting_encodings(ids, encodings):
+    """The encodings that have all these ids; where none has, those that tolerate the others."""
+    return [encoding for encoding in encodings if ids <= encoding.class_ids.keys()] or [
+        encoding for encoding in encodings if ids <= encoding.class_ids.keys() | encoding.tolerated.keys()
+    ]

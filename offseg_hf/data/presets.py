@@ -11,12 +11,11 @@ from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """What the ids in label maps mean.
+    """What the ids in masks mean.
 
     Args:
         name (`str`): what errors call it.
-        class_ids (`dict[int, int]`): stored id → class id, or 255 for what is not labelled. Where a data set says that
-            label 0 is not labelled, 0 stays 0 and the classes start at 1.
+        class_ids (`dict[int, int]`): stored id → class id, or 255 for what is not labelled.
         tolerated (`dict[int, int]`): ids that some files have besides, and that tell nothing of the encoding.
         file_ending (`str`, *optional*): how files of this encoding are named, where the ids themselves do not tell.
     """
@@ -62,7 +61,8 @@ class DatasetPreset:
         title (`str`): what it is called.
         class_names (`tuple[str]`): names of the K classes in the order of their ids.
         palette (`np.ndarray`): uint8 of shape (K, 3), colours of the classes.
-        reduce_labels (`bool`): whether label 0 means unlabelled in its files and the classes start at 1.
+        reduce_labels (`bool`): whether its files have 0 for what is not labelled and the classes from 1, which its
+            encodings say too; what an image processor for its files must have as `do_reduce_labels`.
         encodings (`tuple[LabelEncoding]`): what its files may store.
         crop_size (`tuple[int, int]`): height and width of the training crop.
         resize (`tuple[int, int]`): long and short edge that bound the photo before the random scale.
@@ -120,11 +120,18 @@ def _classes(table):
     return {"class_names": tuple(name for name, _ in entries), "palette": palette}
 
 
-def _consecutive(first, last):
-    return {stored: stored for stored in range(first, last + 1)}
+def _train_ids(num_labels):
+    """The encoding of files that hold class ids already."""
+    class_ids = {class_id: class_id for class_id in range(num_labels)} | {IGNORE_INDEX: IGNORE_INDEX}
+    return LabelEncoding("trainIds", class_ids, file_ending="_labelTrainIds.png")
 
 
-_TRAIN_IDS = {"file_ending": "_labelTrainIds.png"}
+def _class_ids_from_1(num_labels):
+    """The encoding of files that hold 0 for what is not labelled."""
+    class_ids = {0: IGNORE_INDEX} | {class_id + 1: class_id for class_id in range(num_labels)}
+    return LabelEncoding("class ids from 1", class_ids)
+
+
 # cityscapesScripts, labels.py: the evaluated ids in the order of their trainId.
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 # cocostuff, labels.txt: the pixel maps store the number there minus 1, and these never: street sign, hat, shoe, eye
@@ -138,7 +145,7 @@ PRESETS = {
         title="ADE20K",
         **_classes(preset_classes.ADE20K),
         reduce_labels=True,
-        encodings=(LabelEncoding("class ids from 1", _consecutive(0, 150)),),
+        encodings=(_class_ids_from_1(150),),
         crop_size=(512, 512),
         resize=(2048, 512),
         eval_size=(2048, 512),
@@ -172,7 +179,7 @@ PRESETS = {
                 tolerated={IGNORE_INDEX: IGNORE_INDEX},  # -1, the licence plate, in an unsigned file
                 file_ending="_labelIds.png",
             ),
-            LabelEncoding("trainIds", _consecutive(0, 18) | {IGNORE_INDEX: IGNORE_INDEX}, **_TRAIN_IDS),
+            _train_ids(19),
         ),
         crop_size=(1024, 1024),
         resize=(2048, 1024),
@@ -197,7 +204,7 @@ PRESETS = {
                 "pixel-map ids",
                 {stored: class_id for class_id, stored in enumerate(_COCO_STUFF_IDS)} | {IGNORE_INDEX: IGNORE_INDEX},
             ),
-            LabelEncoding("trainIds", _consecutive(0, 170) | {IGNORE_INDEX: IGNORE_INDEX}, **_TRAIN_IDS),
+            _train_ids(171),
         ),
         crop_size=(512, 512),
         resize=(2048, 512),
@@ -213,7 +220,7 @@ PRESETS = {
         title="Pascal Context",
         **_classes(preset_classes.PASCAL_CONTEXT),
         reduce_labels=True,
-        encodings=(LabelEncoding("class ids from 1", _consecutive(0, 59)),),
+        encodings=(_class_ids_from_1(59),),
         crop_size=(480, 480),
         resize=(520, 520),
         eval_size=(520, 520),

@@ -1,27 +1,17 @@
 """Segmentation data sets from the Hub, Parquet shards, URLs or image files, streamed or not, not yet decoded."""
 
 import glob
-import itertools
-import json
 import re
 from pathlib import Path
 
 import datasets
 from datasets.data_files import resolve_pattern
 
+from offseg_hf.data.layouts import find_pairs
+from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split, choose_columns, choose_split
 from offseg_hf.data.presets import PRESETS, find_preset
 
-SPLIT_SPELLINGS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}
-IMAGE_NAMES = ("image", "images", "img", "photo", "picture", "pixel_values")
-MASK_NAMES = (
-    *("mask", "masks", "annotation", "annotations", "label", "labels", "label_map", "seg_map", "segmentation_map"),
-    *("segmentation", "segmentation_mask", "semantic_segmentation", "semantic_mask", "ground_truth", "gt"),
-)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+ROWS_PER_READ = 100  # of a Parquet file; by default as many as in its first row group, which fails where that is empty
 MAX_FILE_SHARDS = 64  # of a streamed folder of image files: enough to shuffle and to feed many workers
 
 
@@ -42,7 +32,7 @@ def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=N
             Files that carry no split in their name are the training split.
         streaming (`bool`): whether to read while iterating rather than to prepare everything in a cache first.
         image_column (`str`, *optional*): the photos' column, if its name or type does not tell.
-        mask_column (`str`, *optional*): the label maps' column, if its name or type does not tell.
+        mask_column (`str`, *optional*): the masks' column, if its name or type does not tell.
         data_dir (`str`, *optional*): where a preset's data is: the folder of its official download, or any place that
             `dataset` can name otherwise; by default the preset's repository on the Hub.
 
@@ -71,7 +61,9 @@ def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=N
         data = _load_from_hub(sources[0], split, streaming, hub.load_options if hub else {})
     else:
         files = _parquet_files(sources, split)
-        data = datasets.load_dataset("parquet", data_files={"train": files}, split="train", streaming=streaming)
+        data = datasets.load_dataset(
+            "parquet", data_files={"train": files}, split="train", streaming=streaming, batch_size=ROWS_PER_READ
+        )
     if hub is not None:
         image_column, mask_column = image_column or hub.image_column, mask_column or hub.mask_column
     return _as_image_and_mask(data, image_column, mask_column)
@@ -102,28 +94,6 @@ def _place_of_preset(preset, name, data_dir):
     return data_dir, preset.hub if preset.hub and data_dir == preset.hub.repo_id else None
 
 
-# Splits
-
-
-def _canonical_split(name):
-    """`name`, or the first spelling of the split that it means."""
-    for canonical, spellings in SPLIT_SPELLINGS.items():
-        if name.lower() in spellings:
-            return canonical
-    return name
-
-
-def _choose_split(by_split, split, dataset):
-    """The value of the split, under whichever spelling it is known."""
-    if split in by_split:
-        return by_split[split]
-    same = [value for name, value in by_split.items() if _canonical_split(name) == _canonical_split(split)]
-    if len(same) != 1:
-        known = ", ".join(sorted(by_split)) or "none"
-        raise ValueError(f"`split` must be one of the splits of {dataset} ({known}), got {split!r}.")
-    return same[0]
-
-
 # Parquet
 
 
@@ -150,12 +120,12 @@ def _parquet_files(sources, split):
         return named
     if not by_split:
         by_split["train"] = unnamed
-    return _choose_split(by_split, split, ", ".join(sources))
+    return choose_split(by_split, split, ", ".join(sources))
 
 
 def _files_of_template(template, split):
     """The files of a pattern with `{split}`, in the first spelling of the split that has any."""
-    spellings = (split, *SPLIT_SPELLINGS.get(_canonical_split(split), ()))
+    spellings = (split, *SPLIT_SPELLINGS.get(canonical_split(split), ()))
     for spelling in spellings:
         try:
             return [file for file, _ in _files_of_source(template.replace("{split}", spelling))]
@@ -196,13 +166,13 @@ def _split_in_name(parts, split):
     stem = file.removesuffix(".parquet")
     if stem == split or stem.startswith(f"{split}-"):
         return split
-    spellings = itertools.chain.from_iterable(SPLIT_SPELLINGS.values())
+    spellings = (spelling for same in SPLIT_SPELLINGS.values() for spelling in same)
     match = re.match(rf"({'|'.join(spellings)})(?![a-z])", stem.lower())
     if match:
-        return _canonical_split(match[1])
+        return canonical_split(match[1])
     for folder in reversed(folders):
-        if folder == split or _canonical_split(folder) in SPLIT_SPELLINGS:
-            return _canonical_split(folder)
+        if folder == split or canonical_split(folder) in SPLIT_SPELLINGS:
+            return canonical_split(folder)
     return None
 
 
@@ -226,111 +196,11 @@ def _load_from_hub(dataset, split, streaming, load_options):
             f"`dataset` must be an existing path or a data set on the Hub, but {dataset!r} is no path here and cannot "
             f"be opened on the Hub: {reason}"
         ) from error
-    name = _choose_split({name: name for name in names}, split, dataset)
+    name = choose_split({name: name for name in names}, split, dataset)
     return datasets.load_dataset(dataset, split=name, streaming=streaming, **load_options)
 
 
 # Image files
-
-
-def find_pairs(folder, split, preset=None, image_column=None, mask_column=None):
-    """The photos and masks of a split of a folder of image files.
-
-    Args:
-        folder (`Path`): see [`load_segmentation_dataset`], as `split`, `image_column` and `mask_column`.
-        preset ([`~offseg_hf.data.presets.DatasetPreset`], *optional*): the data set, in whose official layout the
-            folder may be.
-
-    Returns:
-        `list[tuple[Path, Path]]`: paths of photo and mask, sorted.
-
-    Raises:
-        FileNotFoundError: photos and masks do not pair up.
-        ValueError: the split or the folder's layout is not clear.
-    """
-    for layout in preset.layouts if preset else ():
-        if roots := layout.find(folder):
-            name = _choose_split({name: name for name in roots}, split, folder)
-            return layout.pairs(roots[name], name)
-    tables = {file.parent: file for file in (folder / "metadata.jsonl", *folder.glob("*/metadata.jsonl"))}
-    tables = {parent: file for parent, file in tables.items() if file.exists()}
-    if tables:
-        by_split = {"train" if parent == folder else parent.name: file for parent, file in tables.items()}
-        return _pairs_of_metadata(_choose_split(by_split, split, folder), image_column, mask_column)
-
-    by_split = {}
-    for name, photos, masks in _folders_of_splits(folder):
-        if name in by_split:
-            raise ValueError(
-                f"`dataset` must hold one folder of photos and one of masks per split, but {folder} has several for "
-                f"{name!r}: {by_split[name][1]} and {masks}."
-            )
-        by_split[name] = photos, masks
-    if not by_split and preset:
-        raise ValueError(
-            f"`data_dir` must be the official folder of {preset.title} ({preset.layouts[0]}) or one of Parquet files, "
-            f"but {folder} is neither; name the folder that these begin in."
-        )
-    if not by_split:
-        raise ValueError(
-            f"`dataset` must be a folder of Parquet files, of images/<split> and masks/<split>, of <split>/images and "
-            f"<split>/masks, or with a metadata.jsonl, but {folder} is none of these."
-        )
-    photos, masks = (_files_by_stem(part) for part in _choose_split(by_split, split, folder))
-    alone = [files[stem] for files, others in ((photos, masks), (masks, photos)) for stem in files.keys() - others]
-    if alone or not photos:
-        raise FileNotFoundError(
-            f"`dataset` must hold a mask of the same name for every photo, but {len(alone)} of {len(photos)} photos "
-            f"and {len(masks)} masks have no partner: {_first(alone)}."
-        )
-    return [(photos[stem], masks[stem]) for stem in sorted(photos)]
-
-
-def _folders_of_splits(folder):
-    """(split, folder of photos, folder of masks) in each of the usual layouts."""
-    for image_name, mask_name in itertools.product(IMAGE_NAMES, MASK_NAMES):
-        photos, masks = folder / image_name, folder / mask_name
-        if photos.is_dir() and masks.is_dir():
-            splits = [part.name for part in sorted(photos.iterdir()) if part.is_dir() and (masks / part.name).is_dir()]
-            yield from ((name, photos / name, masks / name) for name in splits)
-            if not splits:
-                yield "train", photos, masks
-        for part in sorted(folder.iterdir()):
-            if (part / image_name).is_dir() and (part / mask_name).is_dir():
-                yield part.name, part / image_name, part / mask_name
-
-
-def _files_by_stem(folder):
-    """Path below the folder without its suffix → image file."""
-    files = {}
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
-            stem = str(file.relative_to(folder).with_suffix(""))
-            if stem in files:
-                raise ValueError(f"`dataset` must hold one file per name, got both {files[stem]} and {file}.")
-            files[stem] = file
-    return files
-
-
-def _pairs_of_metadata(table, image_column, mask_column):
-    """(photo, mask) paths that the lines of a metadata.jsonl name, relative to its folder."""
-    lines = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
-    names = {key.removesuffix("_file_name") if key != "file_name" else "image": key for key in (lines or [{}])[0]}
-    names = {name: key for name, key in names.items() if key.endswith("file_name")}
-    image, mask = (names[name] for name in _choose_columns(list(names), list(names), image_column, mask_column))
-    pairs = [(table.parent / line[image], table.parent / line[mask]) for line in lines]
-    missing = [path for path in itertools.chain.from_iterable(pairs) if not path.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{table} must name existing files, but {len(missing)} do not exist: {_first(missing)}."
-        )
-    return pairs
-
-
-def _first(paths, count=5):
-    """The first few names of a list of paths."""
-    shown = ", ".join(str(path) for path in sorted(paths)[:count])
-    return shown + (", …" if len(paths) > count else "")
 
 
 def _dataset_of_pairs(pairs, streaming):
@@ -353,11 +223,11 @@ def _as_image_and_mask(data, image_column, mask_column):
     lists = [name for name, feature in features.items() if _holds_images(getattr(feature, "feature", None))]
     if lists and (mask_column in lists or (mask_column is None and len(candidates) < 2)):
         raise ValueError(
-            f"`mask_column` must hold one label map per example, but {', '.join(lists)} holds lists of pictures, as "
+            f"`mask_column` must hold one mask per example, but {', '.join(lists)} holds lists of images, as "
             "in the full ADE20K, whose masks are colours; write one map of class ids each, or take --dataset ade20k "
             "as it is by default."
         )
-    image_column, mask_column = _choose_columns(candidates, list(features), image_column, mask_column)
+    image_column, mask_column = choose_columns(candidates, list(features), image_column, mask_column)
     data = data.select_columns([image_column, mask_column])
     for column in (image_column, mask_column):  # first of all, or else renaming decodes
         data = data.cast_column(column, datasets.Image(decode=False))
@@ -370,25 +240,3 @@ def _holds_images(feature):
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")
-
-
-def _choose_columns(candidates, columns, image_column, mask_column):
-    """The names of the photos' and the masks' column: the given ones, or those that the candidates' names tell."""
-    chosen = {}
-    for argument, given, names in (
-        ("image_column", image_column, IMAGE_NAMES),
-        ("mask_column", mask_column, MASK_NAMES),
-    ):
-        if given is not None and given not in columns:
-            raise ValueError(f"`{argument}` must be one of the columns {', '.join(columns)}, got {given!r}.")
-        fitting = [given] if given is not None else [name for name in candidates if name.lower() in names]
-        if len(fitting) != 1:
-            found = f"{' and '.join(fitting)} could be" if fitting else "no image column's name tells"
-            raise ValueError(
-                f"`{argument}` must be given as --{argument} NAME for this data set, with the columns "
-                f"{', '.join(columns)}: {found} the {'photos' if argument == 'image_column' else 'label maps'}."
-            )
-        chosen[argument] = fitting[0]
-    if chosen["image_column"] == chosen["mask_column"]:
-        raise ValueError(f"`mask_column` must differ from `image_column`, got {chosen['mask_column']!r} for both.")
-    return chosen["image_column"], chosen["mask_column"]

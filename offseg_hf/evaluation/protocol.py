@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from offseg_hf.data import PrepareExample
+from offseg_hf.data.labels import LabelTable
 from offseg_hf.data.presets import published_palette
 from offseg_hf.evaluation.figures import named_results
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
@@ -82,7 +83,8 @@ def evaluate_model(
         model ([`transformers.PreTrainedModel`]): a segmentation model, on the device to measure on.
         image_processor ([`OffSegImageProcessor`]): the model's.
         data (`datasets.Dataset` or `datasets.IterableDataset`): of [`~offseg_hf.data.load_segmentation_dataset`].
-        label_table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what makes class ids of the stored ones.
+        label_table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what makes class ids of the stored ones; by
+            default what the image processor's `do_reduce_labels` says.
         window_size (`tuple[int, int]`, *optional*): (height, width) of sliding windows; by default photos are whole.
         stride (`tuple[int, int]`, *optional*): from one window to the next, down and across.
         flip (`bool`, *optional*, defaults to `False`): whether to average over the mirror image too.
@@ -97,6 +99,8 @@ def evaluate_model(
         ValueError: where `scales` cannot be had, there is no example, or one is not what it should be.
     """
     state, id2label = evaluation_processes(), predicted_labels(model.config)
+    if label_table is None and image_processor.do_reduce_labels:
+        label_table = LabelTable.reduced(len(id2label))
     metric = SemanticSegmentationMetric(len(id2label), ignore_index=ignore_index(model.config))
     total, num_examples, worst = torch.zeros_like(metric.confusion_matrix), 0, []
     share = _share(data, state.process_index, state.num_processes)

@@ -244,12 +244,17 @@ def _as_list(inputs, batch_ndims):
     return list(inputs) if is_batch else [inputs]
 
 
+def size_within_edges(height, width, longest_edge, shortest_edge):
+    """The largest (height, width) of the same ratio whose long and short side are at most these numbers of pixels."""
+    scale = min(longest_edge / max(height, width), shortest_edge / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
 def _resized_size(height, width, size):
     """The (height, width) that a picture of `height` x `width` is resized to."""
     if size.height is not None:
         return size.height, size.width
-    scale = min(size.longest_edge / max(height, width), size.shortest_edge / min(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    return size_within_edges(height, width, size.longest_edge, size.shortest_edge)
 
 
 def _normalized(image, factor, mean, std):
@@ -366,6 +371,18 @@ class OffSegImageProcessor(PilBackend):
                 ValueError also if the numbers of images and label maps, or sizes within one tensor, differ.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def normalize_pixels(self, pixels):
+        """The rescaled and normalised values of a picture, as these settings say, at its own size.
+
+        Args:
+            pixels (`PIL.Image.Image` or `np.ndarray` of shape (H, W, 3)): RGB, of 8 bits.
+
+        Returns:
+            `np.ndarray` of shape (3, H, W): float32.
+        """
+        mean, std = (self.image_mean, self.image_std) if self.do_normalize else (0, 1)
+        return _normalized(pixels, self.rescale_factor if self.do_rescale else 1, mean, std)
 
     def _preprocess_image_like_inputs(self, images, segmentation_maps=None, **options):
         """The work of `preprocess`, with every option resolved."""

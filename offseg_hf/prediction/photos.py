@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from offseg_hf.data.layouts import IMAGE_SUFFIXES
 
 
 def find_images(source):

@@ -215,6 +215,7 @@ def upload_repository(
     private: bool = False,
     token: str | None = None,
     repo_type: str = "model",
+    files: list[os.PathLike] | None = None,
 ):
     """Publishes the files of a folder in one commit; those that are there already are not sent again.
 
@@ -224,6 +225,7 @@ def upload_repository(
     Args:
         folder (`str` or `os.PathLike`): the files, as [`write_repository`] writes them, or a prepared data set's.
         repo_id (`str`): see [`check_repository`], as `private`, `token` and `repo_type`.
+        files (`list[os.PathLike]`, *optional*): those of the folder's files to publish; by default all of them.
 
     Returns:
         `tuple[str, bool]`: the commit's address, and whether the commit is new: it is not where nothing changed.
@@ -234,7 +236,8 @@ def upload_repository(
     before = check_repository(repo_id, private, token, repo_type)
     api = HfApi(token=token)
     operations = [
-        CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in sorted(Path(folder).iterdir())
+        CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file)
+        for file in (sorted(Path(folder).iterdir()) if files is None else map(Path, files))
     ]
     with _one_sentence(repo_id):
         RepoCard.load(Path(folder, "README.md")).validate(repo_type)

@@ -161,14 +161,13 @@ def complete_data_arguments(data_args: DataArguments):
     data_args.resize = data_args.resize or list(defaults.resize)
 
 
-def _class_weights(model_args, train_dataset, image_processor, num_labels, args):
+def _class_weights(model_args, train_dataset, num_labels, args):
     """The numbers that were given, or estimated from what is trained on."""
     if model_args.class_weights == ["auto"]:
         streamed = isinstance(train_dataset, EndlessStream)
         return estimate_class_weights(
             train_dataset.stream if streamed else train_dataset.data,
             num_labels,
-            do_reduce_labels=image_processor.do_reduce_labels,
             label_table=train_dataset.prepare.label_table,
             max_examples=model_args.class_weights_examples,
             show_progress=args.process_index == 0 and not args.disable_tqdm,
@@ -222,7 +221,6 @@ def trainer_from_arguments(
         contrast=tuple(data_args.contrast),
         saturation=tuple(data_args.saturation),
         hue=data_args.hue,
-        reduce_labels=data_args.do_reduce_labels,
     )
     source = {
         "dataset": data_args.dataset,
@@ -248,7 +246,7 @@ def trainer_from_arguments(
     fields = ("logit_normalization", "attention_loss_weight", "freeze_batch_norm", *LOSS_FIELDS)
     overrides = {name: value for name in fields if (value := getattr(model_args, name)) is not None}
     if model_args.class_weights is not None:
-        overrides["class_weights"] = _class_weights(model_args, train_dataset, image_processor, len(id2label), args)
+        overrides["class_weights"] = _class_weights(model_args, train_dataset, len(id2label), args)
     model = create_model(
         model_args.variant,
         model_args.model_name_or_path,

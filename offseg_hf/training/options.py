@@ -5,6 +5,8 @@ Nothing is imported here that takes long to load, so that the command's help com
 
 from dataclasses import dataclass, field
 
+from offseg_hf.data.augmentation_settings import AugmentationSettings
+
 
 def _option(default, text):
     return field(default=default, metadata={"help": text})
@@ -12,6 +14,11 @@ def _option(default, text):
 
 def _options(default, text):
     return field(default_factory=lambda: list(default), metadata={"help": text})
+
+
+def _words(numbers):
+    """Numbers as they are typed in a command."""
+    return " ".join(map(str, numbers))
 
 
 @dataclass
@@ -84,17 +91,25 @@ class DataArguments:
     )
     eval_size: list[int] = _options((), "Longest and shortest edge in evaluation; by default those of --resize.")
     crop_size: list[int] = _options(
-        (), "Height and width of the training crop; by default those of the named data set, else 512 512."
+        (),
+        "Height and width of the training crop; by default those of the named data set, else "
+        f"{_words(AugmentationSettings.crop_size)}.",
     )
     resize: list[int] = _options(
-        (), "Longest and shortest edge before the random scale; by default those of the named data set, else 2048 512."
+        (),
+        "Longest and shortest edge before the random scale; by default those of the named data set, else "
+        f"{_words(AugmentationSettings.resize)}.",
     )
-    scale_range: list[float] = _options((0.5, 2.0), "Range of the random scale.")
-    category_max_ratio: float = _option(0.75, "Largest share of a crop that one class may fill.")
-    flip_probability: float = _option(0.5, "Probability of a horizontal flip.")
-    photometric_distortion: bool = _option(True, "Whether to change colours at random.")
-    brightness: float = _option(32.0, "Largest shift of brightness, of 255.")
-    contrast: list[float] = _options((0.5, 1.5), "Range of the contrast.")
-    saturation: list[float] = _options((0.5, 1.5), "Range of the saturation.")
-    hue: float = _option(18.0, "Largest turn of the hue, in degrees.")
+    scale_range: list[float] = _options(AugmentationSettings.scale_range, "Range of the random scale.")
+    category_max_ratio: float = _option(
+        AugmentationSettings.category_max_ratio, "Largest share of a crop that one class may fill."
+    )
+    flip_probability: float = _option(AugmentationSettings.flip_probability, "Probability of a horizontal flip.")
+    photometric_distortion: bool = _option(
+        AugmentationSettings.photometric_distortion, "Whether to change colours at random."
+    )
+    brightness: float = _option(AugmentationSettings.brightness, "Largest shift of brightness, of 255.")
+    contrast: list[float] = _options(AugmentationSettings.contrast, "Range of the contrast.")
+    saturation: list[float] = _options(AugmentationSettings.saturation, "Range of the saturation.")
+    hue: float = _option(AugmentationSettings.hue, "Largest turn of the hue, in degrees.")
     overwrite: bool = _option(False, "Whether to write into an --output_dir that is not empty.")

@@ -187,8 +187,7 @@ class SegmentationTrainer(Trainer):
             return
         file = Path(checkpoint) / f"stream_{self.args.process_index}.json"
         file = file if file.exists() else Path(checkpoint) / "stream_0.json"  # then there are more processes now
-        if not file.exists() or not self._loader.load_state_dict(json.loads(file.read_text())):
-            logger.warning(
-                "The stream goes on with a new pass, since the checkpoint was written with other data or another "
-                "number of processes or workers."
-            )
+        if file.exists():
+            self._loader.load_state_dict(json.loads(file.read_text()))
+        else:
+            logger.warning("The stream goes on with a new pass, since the checkpoint does not say where it was.")

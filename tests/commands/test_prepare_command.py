@@ -100,8 +100,7 @@ def test_error_is_told_without_a_traceback(source, tmp_path, capsys):
         main(arguments(source, tmp_path / "out"))
     assert error.value.code == 2
     assert (
-        "error: `dataset` must hold whole pictures, each with a mask of its size, but 1 of 7"
-        in capsys.readouterr().err
+        "error: `dataset` must hold whole photos, each with a mask of its size, but 1 of 7" in capsys.readouterr().err
     )
 
 
@@ -154,7 +153,11 @@ def test_data_set_is_published_for_nobody_else_and_streamed_from_there(source, h
 
 def test_data_set_is_published_for_all_only_when_asked(source, hub, tmp_path, capsys):
     push = "--push_to_hub", "org/streets", "--license", "cc-by-4.0"
+    (tmp_path / "out" / ".cache").mkdir(parents=True)
+    (tmp_path / "out" / ".env").write_text("TOKEN=secret")  # tolerated beside what is written, and not published
     main(arguments(source, tmp_path / "out", *push, "--public"))
+    names = {file.name for file in (tmp_path / "out").iterdir()} - {".env", ".cache"}
+    assert hub.files("org/streets", "datasets").keys() == names
     assert not hub.repository("org/streets", "datasets").private
     with pytest.raises(SystemExit):
         main(arguments(source, tmp_path / "out", *push))

@@ -38,7 +38,8 @@ def test_background_has_a_weight_of_its_own_when_there_is_one_class():
 
 def test_labels_are_reduced_when_classes_count_from_1():
     masks = [[[0, 1, 1, 1, 2, 255]]]
-    assert estimate_class_weights(examples(*masks), 2, do_reduce_labels=True) == [weight(3 / 4), weight(1 / 4)]
+    weights = estimate_class_weights(examples(*masks), 2, label_table=LabelTable.reduced(2))
+    assert weights == [weight(3 / 4), weight(1 / 4)]
 
 
 def test_stored_ids_go_through_the_table():

@@ -1,4 +1,5 @@
 import io
+import pickle
 
 import datasets
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from offseg_hf.data.augmentation import TrainTransform
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples, stack_examples
+from offseg_hf.data.labels import LabelTable
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -92,11 +94,36 @@ def test_labels_keep_their_resolution_when_evaluating():
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_photos_are_normalised_by_one_number_when_mean_and_deviation_are_such(mode):
+    photo, _, raw = example(8, 8)
+    processor = OffSegImageProcessor(image_mean=0.5, image_std=0.25, size={"height": 8, "width": 8})
+    prepare = PrepareExample(processor, plain_transform((8, 8)) if mode == "training" else None)
+    pixel_values = batch_of(prepare, [raw])["pixel_values"][0]
+    np.testing.assert_allclose(pixel_values.permute(1, 2, 0), (photo / 255 - 0.5) / 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"do_normalize": False}, lambda pixels: pixels / 255),
+        ({"do_normalize": False, "do_rescale": False}, lambda pixels: pixels),
+        ({"rescale_factor": 1 / 127.5, "image_mean": 1, "image_std": 1}, lambda pixels: pixels / 127.5 - 1),
+    ],
+)
+def test_training_has_the_values_of_the_image_processor_whatever_its_settings(settings, expected):
+    photo, _, raw = example(8, 8)
+    processor = OffSegImageProcessor(do_resize=False, **settings)
+    pixel_values = PrepareExample(processor, plain_transform((8, 8)))(raw)["pixel_values"]
+    np.testing.assert_allclose(pixel_values.permute(1, 2, 0), expected(photo.astype(float)), rtol=1e-5, atol=1e-5)
+    assert torch.equal(pixel_values, processor(Image.fromarray(photo), return_tensors="pt")["pixel_values"][0])
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
 def test_labels_are_reduced_once_when_the_processor_says_so(mode):
     mask = np.array([[0, 1], [4, 255]], np.uint8)
     raw = {"image": encoded(np.zeros((2, 2, 3), np.uint8)), "mask": encoded(mask)}
-    transform = TrainTransform((2, 2), (2, 2), (1, 1), flip_probability=0, reduce_labels=True)
-    prepare = PrepareExample(OffSegImageProcessor(do_reduce_labels=True), transform if mode == "training" else None)
+    transform = TrainTransform((2, 2), (2, 2), (1, 1), flip_probability=0) if mode == "training" else None
+    prepare = PrepareExample(OffSegImageProcessor(do_reduce_labels=True), transform, LabelTable.reduced(4))
     assert batch_of(prepare, [raw])["labels"].tolist() == [[[255, 0], [3, 255]]]
 
 
@@ -110,8 +137,22 @@ def test_error_names_the_batch_size_when_sizes_differ_in_evaluation(size, name):
         batch_of(prepare, [example(20, 30)[2], example(20, 31)[2]])
 
 
-def test_error_is_raised_when_transform_and_processor_disagree_on_reducing():
-    with pytest.raises(ValueError, match=r"`transform.reduce_labels` must equal .*, got False and True"):
+def test_pixels_that_reduction_ignores_do_not_count_when_a_crop_is_judged():
+    mask = np.zeros((4, 40), np.uint8)  # unlabelled but for the first row: one class on the left, one on the right
+    mask[0, :20], mask[0, 20:] = 1, 2
+    photo = encoded(np.zeros((4, 40, 3), np.uint8))
+    transform = TrainTransform((4, 4), (40, 4), (1, 1), flip_probability=0)
+    prepare = PrepareExample(OffSegImageProcessor(do_reduce_labels=True), transform, LabelTable.reduced(2))
+    raws = [{"image": photo, "mask": encoded(mask), "augmentation_seed": seed} for seed in range(300)]
+    crops = [prepare(raw)["labels"] for raw in raws]
+    # Of the 37 places 3 have at most 3/4 of one class, so 11 draws fail with probability (34/37)^11 = 0.395.
+    accepted = np.mean([0 < (crop[0] == 1).sum() < 4 for crop in crops])
+    assert abs(accepted - 0.605) < 0.1
+    assert all((crop[1:] == 255).all() for crop in crops)
+
+
+def test_error_is_raised_when_the_processor_would_reduce_and_no_table_does():
+    with pytest.raises(ValueError, match=r"`label_table` must be given .*; pass `LabelTable.reduced\(num_labels\)`"):
         PrepareExample(OffSegImageProcessor(do_reduce_labels=True), TrainTransform())
 
 
@@ -145,6 +186,56 @@ def test_data_set_yields_tensors_when_prepared(streaming):
     for one, raw in zip(prepared, raws):
         assert torch.equal(one["pixel_values"], prepare(raw)["pixel_values"])
         assert torch.equal(one["labels"], prepare(raw)["labels"])
+
+
+def evaluation_sets():
+    """Four examples as a data set and as a stream."""
+    raws = [example(8, 8, seed)[2] for seed in range(4)]
+    features = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))
+    data = datasets.Dataset.from_list(raws, features=features)
+    processor = OffSegImageProcessor(size={"height": 8, "width": 8}, do_reduce_labels=True)
+    prepare = PrepareExample(processor, label_table=LabelTable.reduced(3))
+    return [evaluation_examples(each, prepare) for each in (data, data.to_iterable_dataset(num_shards=2))]
+
+
+class OneAfterAnother(torch.utils.data.Dataset):
+    """The examples of a map-style data set of four, and then those of a stream of four."""
+
+    def __init__(self, data, stream):
+        self.data, self.stream = data, stream
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.data[index] if index < 4 else list(self.stream)[index - 4]
+
+
+@pytest.mark.slow  # each has a process that loads transformers
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_prepare_examples_however_their_processes_are_started(method):
+    both = OneAfterAnother(*evaluation_sets())
+    loader = torch.utils.data.DataLoader(
+        both, batch_size=2, collate_fn=stack_examples, num_workers=1, multiprocessing_context=method
+    )
+    batches = list(loader)
+    whole = stack_examples([both[index] for index in range(8)])
+    for name in ("pixel_values", "labels"):
+        assert torch.equal(torch.cat([batch[name] for batch in batches]), whole[name])
+
+
+def test_evaluation_data_can_be_pickled():
+    for data in evaluation_sets():
+        for sent, own in zip(pickle.loads(pickle.dumps(data)), data, strict=True):
+            assert torch.equal(sent["pixel_values"], own["pixel_values"])
+            assert torch.equal(sent["labels"], own["labels"])
+
+
+def test_what_prepares_training_examples_can_be_pickled():
+    prepare = PrepareExample(OffSegImageProcessor(), plain_transform((8, 8)), LabelTable({0: 1, 1: 0, 2: 255, 3: 2}))
+    sent = pickle.loads(pickle.dumps(prepare))
+    raw = example(8, 8)[2]
+    assert torch.equal(sent(raw)["labels"], prepare(raw)["labels"])
 
 
 def test_views_depend_on_the_pass_and_the_index_alone():

@@ -2,9 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from offseg_hf.data import read_id2label
-from offseg_hf.data.labels import LabelTable, read_label_table
+from offseg_hf.data.labels import LabelTable, audit_labels, find_label_encoding, find_label_table, read_label_table
+from offseg_hf.data.presets import PRESETS
+from offseg_hf.models.image_processing_offseg import reduce_labels
+
+# Names and tables from files
 
 
 def test_names_are_numbered_when_separated_by_commas():
@@ -70,11 +75,19 @@ def test_error_shows_what_is_wrong_when_a_label_table_is_something_else(tmp_path
         read_label_table(str(tmp_path / "table.json"), ID2LABEL)
 
 
+def test_label_table_gives_the_id_1_to_a_single_class(tmp_path):
+    (tmp_path / "table.json").write_text('{"7": "road", "8": 0, "9": 1, "0": null}')
+    assert read_label_table(str(tmp_path / "table.json"), {0: "road"}) == {7: 1, 8: 0, 9: 1, 0: 255}
+
+
 def test_error_names_the_file_when_a_label_table_is_missing():
     with pytest.raises(
         FileNotFoundError, match=r"`label_table` must be a JSON file .*, and nowhere.json is not there"
     ):
         read_label_table("nowhere.json", ID2LABEL)
+
+
+# Tables
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
@@ -102,10 +115,244 @@ def test_error_names_the_ids_when_they_have_no_class(stored):
     [
         ({-2: 0}, "must have stored ids from −1 to 65,535, got -2 and -2"),
         ({65536: 0}, "must have stored ids from −1 to 65,535, got 65536 and 65536"),
-        ({0: 254}, "must have class ids up to 253, or 255 for what is not labelled, got 254 to 254"),
-        ({0: -1, 1: 256}, "must have class ids up to 253, .* got -1 to 256"),
+        ({0: 65535}, "must have class ids from 0 to 65,534, with 255 for what is not labelled, got 65535 to 65535"),
+        ({0: -1, 1: 256}, "must have class ids from 0 to 65,534, .* got -1 to 256"),
     ],
 )
 def test_error_names_the_range_when_a_table_leaves_it(class_ids, message):
     with pytest.raises(ValueError, match=f"`label_table` {message}; renumber them"):
         LabelTable(class_ids)
+
+
+def test_class_ids_have_16_bits_when_there_are_many_classes():
+    table = LabelTable({1: 254, 2: 256, 3: 65534, 4: 255, 65535: 0})
+    mapped = table(np.array([1, 2, 3, 4, 65535], np.uint16))
+    assert mapped.dtype == np.uint16 and mapped.tolist() == [254, 256, 65534, 255, 0]
+    with pytest.raises(ValueError, match=r"`mask` must hold ids that have a class, got \[0, 5\]"):
+        table(np.array([0, 5, 1], np.uint16))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("num_labels", [1, 2, 150, 254, 300])
+def test_reduced_table_gives_what_the_image_processor_does(num_labels, dtype):
+    largest = min(max(num_labels, 2), 254)
+    stored = np.array([[0, 1, 2, 255], [0, largest - 2, largest - 1, largest]], dtype)
+    reduced = LabelTable.reduced(num_labels)(stored)
+    assert np.array_equal(reduced, reduce_labels(stored))
+    assert reduced.dtype == np.uint8 and reduced[0].tolist() == [255, 0, 1, 255]
+
+
+@pytest.mark.parametrize(("num_labels", "stored"), [(1, 3), (2, 3), (150, 151), (300, 256), (3, -1)])
+def test_reduced_table_refuses_ids_beyond_the_classes(num_labels, stored):
+    with pytest.raises(ValueError, match=rf"`mask` must hold ids that have a class, got \[{stored}\]"):
+        LabelTable.reduced(num_labels)(np.array([0, 1, stored]))
+
+
+def table_of(ids, num_labels, **arguments):
+    """What the table that is found makes of each stored id; None where it is none."""
+    table = find_label_table([(np.array(ids), "1.png")], num_labels, **arguments)
+    return table and {stored: table(np.array([stored])).item() for stored in ids}
+
+
+def test_no_table_is_needed_when_ids_are_classes():
+    assert table_of([0, 1, 2, 255], 3) is None
+
+
+def test_table_reduces_when_asked_for():
+    assert table_of([0, 1, 3, 255], 3, do_reduce_labels=True) == {0: 255, 1: 0, 3: 2, 255: 255}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ade20k", {0: 255, 1: 0, 150: 149}),
+        ("cityscapes", {0: 255, 7: 0, 33: 18}),
+        ("coco_stuff", {0: 0, 12: 11, 181: 170, 255: 255}),
+        ("pascal_context", {0: 255, 1: 0, 59: 58}),
+    ],
+)
+def test_table_is_the_presets_when_the_data_set_is_known(name, expected):
+    preset = PRESETS[name]
+    arguments = {"preset": preset, "do_reduce_labels": preset.reduce_labels}
+    assert table_of([*expected], len(preset.class_names), **arguments) == expected
+
+
+def test_given_table_wins_over_the_presets():
+    assert table_of([0, 7], 2, preset=PRESETS["ade20k"], label_table={0: 1, 7: 0}) == {0: 1, 7: 0}
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_labels", "arguments", "message"),
+    [
+        ([0, 4], 3, {"do_reduce_labels": True}, "`masks` must hold ids up to 3, before label 0 is dropped"),
+        ([0, 256], 300, {"do_reduce_labels": True}, r"`masks` must hold ids that have a class, got \[256\]"),
+        ([0, 8], 3, {"label_table": {0: 0}}, r"`masks` must hold ids that have a class, got \[8\]"),
+        ([0], 3, {"label_table": {0: 0}, "do_reduce_labels": True}, "`do_reduce_labels` must be False with a"),
+    ],
+)
+def test_error_is_raised_when_no_table_can_be_right(ids, num_labels, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        table_of(ids, num_labels, **arguments)
+
+
+# Checks
+
+
+def masks(*ids):
+    """Two masks that share these ids between them."""
+    return [np.array([ids[::2]]), np.array([ids[1::2] or ids])]
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_labels", "arguments"),
+    [
+        ((0, 1, 2, 255), 3, {}),
+        ((1, 2), 3, {}),
+        ((0, 1), 1, {}),
+        ((0, 1, 255), 2, {}),
+        ((0,), 2, {}),
+        ((0, 255), 5, {}),  # a photo of one class with some pixels unlabelled
+        ((0, 1, 2, 3, 255), 3, {"reduce_labels": True}),
+        ((0, 1, 254), 2, {"ignore_index": 254}),
+        ((-1, 0, 1), 2, {"ignore_index": -1}),
+    ],
+)
+def test_nothing_is_raised_when_ids_can_be_right(ids, num_labels, arguments):
+    assert audit_labels(masks(*ids), num_labels, **arguments) is None
+
+
+def test_tensors_of_any_integer_type_pass_when_ids_can_be_right():
+    masks_of_both_kinds = [torch.tensor([[0, 1]]), np.array([[255, 2]], np.uint8)]
+    assert audit_labels(iter(masks_of_both_kinds), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_labels", "arguments", "message"),
+    [
+        ((0, 1, -1), 3, {}, "must not hold negative ids, got -1, 0, 1; write 255"),
+        ((0, 255), 2, {}, "got only 0, 255; 255 means unlabelled here, .*divide the masks by 255"),
+        ((0, 255), 1, {}, "got only 0, 255; 255 means unlabelled here, .*divide the masks by 255"),
+        ((0, 255), 2, {"reduce_labels": True}, "got only 0, 255; .* leave labels unreduced"),
+        ((255,), 3, {}, "must have labelled pixels, got only 255, all of them ignored; check the mask column"),
+        ((0, 255), 3, {"reduce_labels": True}, "all of them ignored; pass no --do_reduce_labels if 0 is a class"),
+        ((1, 2, 3), 3, {}, "up to 2 for 3 classes, got 1, 2, 3; 0 never occurs, .*: pass --do_reduce_labels"),
+        (
+            (0, 1, 3, 255),
+            3,
+            {},
+            "pass --do_reduce_labels if 0 means unlabelled, or `num_labels` 4 if 0 is a class too",
+        ),
+        ((0, 7, 33), 19, {}, "up to 18 for 19 classes, got 0, 7, 33; set `num_labels` to the true .* or renumber"),
+        ((0, 5), 3, {"reduce_labels": True}, "up to 3, before label 0 is dropped, for 3 classes, got 0, 5; set"),
+        ((0, 128, 255), 2, {}, "up to 1 for 2 classes, got 0, 128, 255; set `num_labels`"),
+        (range(40), 19, {}, "got 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …; set `num_labels`"),
+    ],
+)
+def test_error_names_the_remedy_when_ids_cannot_be_right(ids, num_labels, arguments, message):
+    with pytest.raises(ValueError, match=f"^`masks` .*{message}"):
+        audit_labels(masks(*ids), num_labels, **arguments)
+
+
+def test_error_is_raised_when_there_is_no_mask():
+    with pytest.raises(ValueError, match="`masks` must hold at least one mask, got none"):
+        audit_labels([], 3)
+
+
+def encoding(name, *masks, ending=".png"):
+    """The name of the encoding that is found from the ids of these masks."""
+    examples = ((np.array(ids), f"{index}{ending}") for index, ids in enumerate(masks))
+    return find_label_encoding(examples, PRESETS[name]).name
+
+
+@pytest.mark.parametrize(
+    ("name", "masks", "found"),
+    [
+        ("ade20k", [(0, 5, 150)], "class ids from 1"),
+        ("ade20k", [(5, 6)], "class ids from 1"),
+        ("cityscapes", [(1, 3, 7, 8), (7, 11, 26)], "labelIds"),
+        ("cityscapes", [(7, 26, 255)], "labelIds"),  # licence plates, -1, in an unsigned file
+        ("cityscapes", [(-1, 7)], "labelIds"),
+        ("cityscapes", [(0, 1, 18), (2, 255)], "trainIds"),
+        ("coco_stuff", [(0, 255), (20, 181)], "pixel-map ids"),
+        ("coco_stuff", [(0, 12, 171)], "pixel-map ids"),
+        ("coco_stuff", [(0, 255), (11, 170)], "trainIds"),  # no pixel map has 11, a street sign
+        ("pascal_context", [(0, 59)], "class ids from 1"),
+    ],
+)
+def test_encoding_is_found_from_the_ids(name, masks, found):
+    assert encoding(name, *masks) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "found"),
+    [
+        ("cityscapes", "_gtFine_labelIds.png", "labelIds"),
+        ("cityscapes", "_gtFine_labelTrainIds.png", "trainIds"),
+        ("coco_stuff", "_labelTrainIds.png", "trainIds"),
+    ],
+)
+def test_name_of_the_files_decides_when_the_ids_fit_both(name, ending, found):
+    assert encoding(name, (7, 8), (12,), ending=ending) == found
+
+
+def test_ids_decide_when_the_name_of_the_files_says_otherwise():
+    assert encoding("cityscapes", (7, 26), ending="_gtFine_labelTrainIds.png") == "labelIds"
+
+
+def test_more_masks_are_read_while_the_first_do_not_tell():
+    assert encoding("cityscapes", *[(7,)] * 150, (33,)) == "labelIds"
+
+
+def test_no_more_masks_are_read_than_tell():
+    def examples():
+        for _ in range(16):
+            yield np.array([26]), ""
+        raise AssertionError("16 are enough")
+
+    assert find_label_encoding(examples(), PRESETS["cityscapes"]).name == "labelIds"
+
+
+@pytest.mark.parametrize(
+    ("name", "masks", "message"),
+    [
+        (
+            "ade20k",
+            [(0, 151)],
+            r"ids of ADE20K, class ids from 1 \(0…150\), got 0, 151; take the original files, or say",
+        ),
+        (
+            "ade20k",
+            [(0, 149), (255,)],
+            r"ids of ADE20K, .* got 0, 149, 255; 255 is not among them, so labels seem to be reduced already",
+        ),
+        ("pascal_context", [(0, 415)], r"ids of Pascal Context, class ids from 1 \(0…59\), got 0, 415; take the orig"),
+        ("cityscapes", [(0, 34)], r"ids of Cityscapes, labelIds \(-1…33\) or trainIds \(0…18, 255\), got 0, 34; take"),
+        (
+            "coco_stuff",
+            [(0, 182)],
+            r"ids of COCO-Stuff-164K, pixel-map ids \(0…10, .*\) or trainIds .*, got 0, 182; take",
+        ),
+        (
+            "coco_stuff",
+            [(11,), (181,)],
+            "ids of .* got 11, 181; take the original files, or say what stored ids mean with `--label",
+        ),
+    ],
+)
+def test_error_shows_the_encodings_when_the_ids_fit_none(name, masks, message):
+    with pytest.raises(ValueError, match=f"^`masks` must hold the {message}"):
+        encoding(name, *masks)
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "coco_stuff"])
+def test_error_names_the_remedy_when_the_ids_fit_both_encodings(name):
+    with pytest.raises(
+        ValueError,
+        match=r"^`masks` must show which ids .* but 3, 7, all in the first 2, fit both; say .* `--label_table",
+    ):
+        encoding(name, (3,), (7,))
+
+
+def test_error_is_raised_when_there_is_no_mask_to_find_the_encoding_from():
+    with pytest.raises(ValueError, match="`masks` must hold at least one mask, got none"):
+        encoding("cityscapes")

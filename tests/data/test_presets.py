@@ -114,7 +114,7 @@ def test_classes_of_ade20k_are_the_official_ones():
     official[90] = "television receiver"  # as published checkpoints have it; another of its official names
     assert list(official) == list(range(1, 151))
     assert {class_id + 1: name for class_id, name in PRESETS["ade20k"].id2label.items()} == official
-    assert encoding("ade20k", "class ids from 1").class_ids == {stored: stored for stored in range(151)}
+    assert encoding("ade20k", "class ids from 1").class_ids == {0: 255, **{i + 1: i for i in range(150)}}
 
 
 def test_classes_ids_and_colours_of_cityscapes_are_the_official_ones():
@@ -149,7 +149,7 @@ def test_classes_of_pascal_context_are_in_the_order_of_their_ids_in_the_full_ann
     official = entries(PASCAL_CONTEXT)
     assert len(official) == 59 and official == sorted(official)
     assert [name for _, name in official] == list(PRESETS["pascal_context"].class_names)
-    assert encoding("pascal_context", "class ids from 1").class_ids == {stored: stored for stored in range(60)}
+    assert encoding("pascal_context", "class ids from 1").class_ids == {0: 255, **{i + 1: i for i in range(59)}}
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,9 @@ def test_sizes_are_those_of_the_recipes(name, num_classes, num_colours, reduce_l
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_encoding_reaches_every_class_and_nothing_else(name):
     preset = PRESETS[name]
-    first = int(preset.reduce_labels)
     for found in preset.encodings:
-        reached = set(found.class_ids.values()) - {255} - ({0} if preset.reduce_labels else set())
-        assert reached == set(range(first, first + len(preset.class_names)))
+        reached = set(found.class_ids.values()) - {255}
+        assert reached == set(range(len(preset.class_names)))
 
 
 def test_preset_is_found_by_its_name_alone():

@@ -73,6 +73,13 @@ def test_shards_are_the_files_when_streamed(shards):
     assert load_segmentation_dataset(str(shards), "train", streaming=True).n_shards == 2
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_empty_files_are_passed_over(shards, streaming):
+    schema = pq.read_schema(shards / "validation-00000-of-00001.parquet")
+    pq.write_table(schema.empty_table(), shards / "train-00000-of-00002.parquet")  # a row group without rows
+    assert values(load_segmentation_dataset(str(shards), "train", streaming=streaming)) == [4, 5]
+
+
 @pytest.mark.parametrize("split", ["validation", "val", "valid"])
 def test_spellings_of_a_split_mean_the_same_when_shards_are_read(shards, split):
     assert values(load_segmentation_dataset(str(shards), split, streaming=True)) == [6]
@@ -195,7 +202,7 @@ def test_error_names_the_argument_when_no_column_is_a_mask(tmp_path):
 
 def test_error_names_the_candidates_when_two_columns_could_be_masks(tmp_path):
     path = write_shard(tmp_path / "train.parquet", [1], "label", "mask")
-    with pytest.raises(ValueError, match=r"`mask_column` must be given .*: label and mask could be the label maps"):
+    with pytest.raises(ValueError, match=r"`mask_column` must be given .*: label and mask could be the masks"):
         load_segmentation_dataset(path, "train", image_column="label")
 
 

@@ -113,7 +113,7 @@ def test_labels_are_classes_when_training(tmp_path, name, streaming):
     stored, expected = STORED[name]
     write_folder(tmp_path / "data", name, stored)
     preset = PRESETS[name]
-    transform = TrainTransform((8, 8), (8, 8), (1, 1), 1, 0, False, reduce_labels=preset.reduce_labels)
+    transform = TrainTransform((8, 8), (8, 8), (1, 1), 1, 0, False)
     examples = training_dataset(
         name,
         "train",
@@ -151,7 +151,7 @@ def test_given_table_wins_over_what_a_preset_says(tmp_path):
     [
         ({1: 3}, r"must map to the ids of 3 classes, or to 255, got \[3\]; correct it, or `num_labels`"),
         ({0: 255, 1: 255}, r"must map to the ids of 3 classes, or to 255, got \[\]; correct it"),
-        ({0: 255, 1: 255, 7: 0}, r"must give classes to the ids of the label maps, got \[0, 1\] in the first ones"),
+        ({0: 255, 1: 255, 7: 0}, r"must give classes to the ids of the masks, got \[0, 1\] in the first ones"),
     ],
 )
 def test_error_shows_the_classes_when_a_given_table_does_not_fit(tmp_path, table, message):
@@ -196,6 +196,16 @@ def test_error_names_the_argument_when_it_contradicts_the_preset(tmp_path, argum
     write_folder(tmp_path, "ade20k", STORED["ade20k"][0])
     with pytest.raises(ValueError, match=message):
         evaluated("ade20k", data_dir=str(tmp_path), **arguments)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_error_is_raised_when_nothing_is_labelled(tmp_path, streaming):
+    write_folder(tmp_path, "cityscapes", [0, 1, 2, 3, 4, 5, 6, 29])
+    message = (
+        r"`masks` must have labelled pixels, got only \[0, 1, 2, 3, 4, 5, 6, 29\] in the first ones, all of which"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluated("cityscapes", data_dir=str(tmp_path), streaming=streaming)
 
 
 def test_error_names_the_remedy_when_masks_are_coloured(tmp_path):
@@ -294,7 +304,5 @@ def test_cityscapes_is_read_from_its_repository_or_another(answers):
 
 
 def test_error_says_what_the_full_ade20k_is(answers):
-    message = (
-        "`mask_column` must hold one label map per example, but segmentations holds lists of pictures, as in the f"
-    )
+    message = "`mask_column` must hold one mask per example, but segmentations holds lists of images, as in the f"
     assert message in answers["full ade20k"]

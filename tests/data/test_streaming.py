@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import tracemalloc
@@ -54,7 +55,7 @@ def read_by_all(stream, num_readers, num_passes):
     seen = [[[] for _ in range(num_readers)] for _ in range(num_passes)]
     for reader in range(num_readers):
         for position, example in stream.read(Position(reader), num_readers):
-            if position.number == num_passes:
+            if position.number >= num_passes:
                 break
             seen[position.number][reader].append(example["id"])
     return seen
@@ -114,23 +115,77 @@ def list_of_ids(examples):
     return [example["id"] for example in examples]
 
 
+@functools.cache
+def first_batches(num_workers):
+    """47 batches of an uninterrupted loader."""
+    return list(itertools.islice(loader(num_workers), 47))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("num_taken", [0, 1, 4, 17])
 def test_loader_goes_on_as_if_uninterrupted_when_its_state_is_another_ones(num_workers, num_taken):
-    whole = list(itertools.islice(loader(num_workers), num_taken + 30))
+    whole = first_batches(num_workers)
     first = loader(num_workers)
     assert list(itertools.islice(first, num_taken)) == whole[:num_taken]
     state = json.loads(json.dumps(first.state_dict()))
     second = loader(num_workers)
-    assert second.load_state_dict(state)
-    assert list(itertools.islice(second, 30)) == whole[num_taken:]
+    second.load_state_dict(state)
+    assert list(itertools.islice(second, 30)) == whole[num_taken : num_taken + 30]
 
 
-def test_loader_begins_the_next_pass_when_the_order_was_another():
+def test_loader_begins_the_next_pass_when_asked_to():
     first, second = loader(0), loader(2)
     list(itertools.islice(first, 10))  # 30 of 23 examples: the second pass
-    assert not second.load_state_dict(first.state_dict())
-    assert {position.number for position in second.positions} == {2}
+    second.begin_next_pass(first.state_dict())
+    assert second.positions == [Position(0, number=2), Position(1, number=2)]
+    batches = list(itertools.islice(second, 6))  # of the two workers in turn
+    for worker, third_pass in enumerate(read_by_all(second.dataset.stream, 2, 3)[2]):
+        assert list(itertools.chain.from_iterable(batches[worker::2])) == third_pass[:9]
+
+
+def division(num_processes, num_workers):
+    """The loaders of all processes."""
+    return [loader(num_workers, process_index=index, num_processes=num_processes) for index in range(num_processes)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ((1, 4), (2, 2), "this one with 2 processes, 2 workers per process, got one with 1 processes, 4 workers"),
+        ((2, 2), (1, 4), "this one with 1 processes, 4 workers per process, got one with 2 processes, 2 workers"),
+        ((1, 2), (2, 2), "this one with 2 processes, got one with 1 processes; resume with the same data and numbers"),
+        ((1, 1), (1, 3), "this one with 3 workers per process, got one with 1 workers per process; resume with"),
+    ],
+)
+def test_error_names_both_numbers_when_a_stream_was_divided_otherwise(before, after, message):
+    state = division(*before)[0].state_dict()
+    for one in division(*after):
+        positions = list(one.positions)
+        with pytest.raises(ValueError, match=f"`state` must be .* as {message}.*, or pass `--ignore_data_skip` to"):
+            one.load_state_dict(state)
+        assert one.positions == positions
+
+
+def test_error_names_what_differs_when_the_data_is_another():
+    state = loader(1, num_shards=4).state_dict()
+    with pytest.raises(ValueError, match="as this one with 5 shards, got one with 4 shards; resume with the same"):
+        loader(1).load_state_dict(state)
+    state = {**loader(1).state_dict(), "seed": 7, "buffer_size": 500}
+    with pytest.raises(ValueError, match="with 0 as the seed, 4 examples in a shuffled block, got one with 7"):
+        loader(1).load_state_dict(state)
+
+
+def test_error_names_the_process_when_a_state_is_anothers():
+    first, second = division(2, 2)
+    with pytest.raises(ValueError, match="`state` must be that of process 1, got that of process 0; give each"):
+        second.load_state_dict(first.state_dict())
+
+
+def test_state_of_no_worker_is_that_of_one():
+    state = loader(0).state_dict()
+    other = loader(1)
+    other.load_state_dict(state)
+    assert other.state_dict() == state
 
 
 def test_global_random_state_is_untouched_when_a_loader_starts():
@@ -170,7 +225,34 @@ def test_shards_are_forwarded_when_a_stream_is_endless():
 
 def test_error_is_raised_when_a_stream_is_empty():
     stream = numbered_stream(4, 2).filter(lambda example: False)
-    with pytest.raises(
-        ValueError, match="`stream` must hold at least one example for each of the 1 readers, got none for reader 0"
-    ):
+    with pytest.raises(ValueError, match="`stream` must hold at least one example, got none; check the files"):
         next(iter(EndlessStream(stream)))
+
+
+def parquet_stream(folder, *counts):
+    """A streamed file of numbered examples for each count, in row groups of 2."""
+    first = 0
+    for index, count in enumerate(counts):
+        table = pa.table({"id": pa.array(range(first, first + count), pa.int64())})
+        with pq.ParquetWriter(folder / f"train-{index}.parquet", table.schema) as writer:
+            if count:  # else not even a row group
+                writer.write_table(table, row_group_size=2)
+        first += count
+    return datasets.load_dataset("parquet", data_files=str(folder / "*"), split="train", streaming=True)
+
+
+@pytest.mark.parametrize("num_readers", [1, 2, 3, 5])
+@pytest.mark.parametrize("counts", [(3, 0, 4), (0, 7, 0), (2,), (0, 1)])
+def test_each_example_is_seen_once_per_pass_when_files_are_empty_or_few(tmp_path, counts, num_readers):
+    stream = EndlessStream(parquet_stream(tmp_path, *counts), buffer_size=4)
+    for seen in read_by_all(stream, num_readers, 6):
+        assert sorted(itertools.chain.from_iterable(seen)) == list(range(sum(counts)))
+
+
+def test_batches_come_when_a_worker_has_an_empty_file(tmp_path):
+    stream = EndlessStream(parquet_stream(tmp_path, 4, 0), buffer_size=4)
+    options = {"batch_size": 2, "collate_fn": list_of_ids, "multiprocessing_context": "fork"}
+    batches = list(itertools.islice(StreamLoader(stream, num_workers=2, **options), 6))
+    for worker in range(2):
+        own = [example["id"] for _, example in itertools.islice(stream.read(Position(worker), 2), 6)]
+        assert list(itertools.chain.from_iterable(batches[worker::2])) == own

@@ -109,6 +109,14 @@ def test_stored_ids_go_through_the_table(scenes):
     assert [entry["name"] for entry in evaluation.classes if entry["pixels"]] == [ID2LABEL[3]]
 
 
+def test_labels_are_reduced_when_the_image_processor_says_so(scenes):
+    model, data = scene_model(), load(scenes)
+    plain = evaluate_model(model, OffSegImageProcessor(size=32), data)
+    reduced = evaluate_model(model, OffSegImageProcessor(size=32, do_reduce_labels=True), data)
+    pixels = [[entry["pixels"] for entry in evaluation.classes] for evaluation in (plain, reduced)]
+    assert pixels[1] == [*pixels[0][1:], 0] and pixels[0][0] > 0
+
+
 def test_result_is_that_of_one_process_when_there_are_two(scenes, tmp_path):
     program = tmp_path / "measure.py"
     program.write_text(f"""

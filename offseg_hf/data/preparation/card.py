@@ -11,8 +11,8 @@ CARD = """\
 
 # {name}
 
-Pictures with a class id for every pixel, as Parquet shards: the files of the source bit for bit, in one random order
-(seed {seed}), each of them decoded once and compared in size with its partner.
+Photos, and masks with a class id for every pixel, as Parquet shards: the files of the source bit for bit, in one
+random order (seed {seed}). Each was decoded once, and each mask has the size of its photo.
 
 | split | examples | shards | bytes |
 |---|---:|---:|---:|

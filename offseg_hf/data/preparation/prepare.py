@@ -1,4 +1,4 @@
-"""Image files → Parquet shards: shuffled once, every picture and mask verified, resumable, described by a card."""
+"""Image files → Parquet shards: shuffled once, every photo and mask verified, resumable, described by a card."""
 
 import json
 import re
@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from datasets.utils.py_utils import convert_file_size_to_int
 
-from offseg_hf.data.audit import audit_labels, find_label_encoding
-from offseg_hf.data.labels import LabelTable
+from offseg_hf.data.labels import find_label_table
+from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.preparation.card import dataset_card
-from offseg_hf.data.preparation.shards import UNFINISHED, plan_shards, read_footer, whole_file, write_shards
+from offseg_hf.data.preparation.shards import plan_shards, read_footer, shard_name, write_shards
 from offseg_hf.data.presets import PRESETS, find_preset
-from offseg_hf.data.sources import find_pairs
+from offseg_hf.files import UNFINISHED, write_json, write_text
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 RECORD, CLASS_NAMES, CARD = "preparation.json", "id2label.json", "README.md"
@@ -48,14 +48,15 @@ def prepare_dataset(
     skip_broken=False,
     overwrite=False,
 ):
-    """Writes a folder of pictures and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
+    """Writes a folder of photos and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
 
     Each row holds `image` and `mask`, the files as they are, bit for bit, and the `id`, the photo's name. Examples are
     shuffled once, so that a stream which reads shard after shard is well mixed. Every photo and mask is decoded once,
     their sizes are compared and the labels counted. The shards are the same for the same files, sizes and seed,
     whatever the number of processes; one that is there already, after an interruption, is not written again. When all
-    are there, `preparation.json` tells what they hold, `id2label.json` the names of the classes and `README.md` is
-    the card.
+    are there, `preparation.json`, which tells what they hold, `id2label.json`, the names of the classes if these are
+    known, and `README.md`, the card, are written in this order: where the card is, the folder is complete.
+    [`prepared_files`] lists what was written.
 
     Args:
         dataset (`str` or `Path`): a folder of image files, or with `data_dir` the name of a data set that is known,
@@ -65,7 +66,8 @@ def prepare_dataset(
         data_dir (`str` or `Path`, *optional*): the folder of a known data set's official download.
         id2label (`dict[int, str]`, *optional*): names of the classes, for other data sets; where the classes are
             known, all ids of the masks are checked.
-        reduce_labels (`bool`): whether id 0 of the masks means unlabelled and the classes start at 1, likewise.
+        reduce_labels (`bool`): whether id 0 of the masks means unlabelled and the classes start at 1; a known data
+            set's own answer is taken.
         label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they
             differ.
         name (`str`, *optional*): what the card calls the data set, by default the folder's name.
@@ -128,6 +130,40 @@ def prepare_dataset(
     return record
 
 
+def prepared_files(output):
+    """The files that a preparation wrote, and no others that lie beside them: what to publish.
+
+    Args:
+        output (`str` or `Path`): folder of a complete preparation.
+
+    Returns:
+        `list[Path]`: the shards, the record, the class names if there are any, and the card.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    output = Path(output)
+    if not (output / RECORD).is_file():
+        raise FileNotFoundError(
+            f"`output` must be the folder of a complete preparation, and there is no {output / RECORD}; prepare the "
+            "data set first."
+        )
+    record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    names = [
+        shard_name(split, number, found["num_shards"])
+        for split, found in record["splits"].items()
+        for number in range(found["num_shards"])
+    ]
+    files = [output / name for name in (*names, RECORD, *([CLASS_NAMES] if record["id2label"] else []), CARD)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"`output` must be the folder of a complete preparation, and {output} lacks {missing[0]}; run the same "
+            "preparation again, which goes on from here."
+        )
+    return files
+
+
 def check_redistribution(dataset, photos=()):
     """Checks that the licence of a data set allows to publish it.
 
@@ -159,12 +195,10 @@ def _source_folder(dataset, data_dir, preset):
     argument, folder = ("data_dir", data_dir) if preset else ("dataset", dataset)
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"`{argument}` must be a folder of pictures and masks, and there is no folder {folder}."
-        )
+        raise FileNotFoundError(f"`{argument}` must be a folder of photos and masks, and there is no folder {folder}.")
     if any(folder.rglob("*.parquet")):
         raise ValueError(
-            f"`{argument}` must be a folder of pictures and masks, but {folder} has Parquet files; read "
+            f"`{argument}` must be a folder of photos and masks, but {folder} has Parquet files; read "
             "these as they are."
         )
     return folder
@@ -233,7 +267,7 @@ def _difference(key, found, plan):
 
 
 def _is_missing(footer, skip_broken):
-    """Whether a shard of which this is known must be written, perhaps again."""
+    """Whether a shard with this footer must be written: it is not there, or lacks broken examples."""
     return footer is None or (footer["skipped"] and not skip_broken)
 
 
@@ -248,7 +282,7 @@ def _refuse_broken(shards, footers):
         num_examples = sum(len(shard.examples) for shard in shards)
         shown = sorted(messages)[:NUM_SHOWN] + (["…"] if len(messages) > NUM_SHOWN else [])
         raise ValueError(
-            f"`dataset` must hold whole pictures, each with a mask of its size, but {len(messages):,} of "
+            f"`dataset` must hold whole photos, each with a mask of its size, but {len(messages):,} of "
             f"{num_examples:,} examples are broken; repair them, or pass --skip_broken to leave them out:\n  "
             + "\n  ".join(shown)
         )
@@ -276,29 +310,26 @@ def _summary(shards, footers):
 
 def _classes(preset, id2label, reduce_labels, label_table, summaries, mask_name):
     """What the ids in the masks mean, as far as it is known, after a check of all of them."""
-    ids = np.array(sorted({int(label_id) for summary in summaries.values() for label_id in summary["pixels"]}))
-    encoding = None
     if preset is not None:
         id2label = id2label or preset.id2label
-        if label_table is None:
-            reduce_labels = preset.reduce_labels
-            encoding = find_label_encoding([(ids, mask_name)], preset, num_examples=1)
-            label_table = encoding.class_ids | encoding.tolerated
+        reduce_labels = reduce_labels if label_table else preset.reduce_labels
     if id2label is None:
         return {"reduce_labels": False, "encoding": None, "id2label": None, "class_ids": None}
-    if label_table is None:
-        audit_labels([ids], len(id2label), reduce_labels=reduce_labels)
-        first = int(reduce_labels or len(id2label) == 1)  # a single class is 1, and 0 is the background
-        class_ids = {label_id + first: label_id for label_id in id2label}
-    else:
-        LabelTable(label_table)(ids, "masks")
-        labelled = {stored: class_id for stored, class_id in label_table.items() if class_id != IGNORE_INDEX}
-        class_ids = {stored: class_id - reduce_labels for stored, class_id in labelled.items()}
+    ids = np.array(sorted({int(label_id) for summary in summaries.values() for label_id in summary["pixels"]}))
+    table = find_label_table(
+        [(ids, mask_name)], len(id2label), preset=preset, do_reduce_labels=reduce_labels, label_table=label_table
+    )
+    class_ids = table.class_ids if table else {class_id: class_id for class_id in range(max(len(id2label), 2))}
+    first = int(len(id2label) == 1)  # a single class is 1, and 0 is the background
     return {
         "reduce_labels": reduce_labels,
-        "encoding": encoding and encoding.name,
+        "encoding": table and table.name,
         "id2label": {str(label_id): label for label_id, label in sorted(id2label.items())},
-        "class_ids": {str(stored): class_id for stored, class_id in sorted(class_ids.items()) if class_id >= 0},
+        "class_ids": {
+            str(stored): class_id - first
+            for stored, class_id in sorted(class_ids.items())
+            if first <= class_id != IGNORE_INDEX
+        },
     }
 
 
@@ -309,11 +340,9 @@ def _describe(output, record, repo_id):
             f"`output` must not hold another record, and {output / RECORD} differs in what it says of these shards; "
             f"remove it and {CARD} to have them written anew."
         )
-    texts = {RECORD: json.dumps(record, indent=2, ensure_ascii=False) + "\n"}
-    if record["id2label"]:
-        texts[CLASS_NAMES] = json.dumps(record["id2label"], indent=2, ensure_ascii=False) + "\n"
-    texts[CARD] = dataset_card(record, repo_id)
-    for file, text in texts.items():  # the record first: what else lies here without one is not ours
-        if not (output / file).exists():
-            with whole_file(output / file) as unfinished:
-                unfinished.write(text.encode())
+    if not (output / RECORD).exists():  # the record first: what else lies here without one is not ours
+        write_json(output / RECORD, record)
+    if record["id2label"] and not (output / CLASS_NAMES).exists():
+        write_json(output / CLASS_NAMES, record["id2label"])
+    if not (output / CARD).exists():  # the card last: where it is, nothing is missing
+        write_text(output / CARD, dataset_card(record, repo_id))

@@ -1,6 +1,5 @@
 """Parquet shards of photos and masks: what goes where, written in many processes, each whole or not at all."""
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -18,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from offseg_hf.files import whole_file
 from offseg_hf.models.image_processing_offseg import open_image, read_image, read_mask
 
-UNFINISHED = ".unfinished-"  # what the names of files begin with that are being written
 FOOTER_KEY = b"offseg_hf"  # of what a shard's footer says of its plan and its content
 MAX_ROWS_PER_GROUP = 100  # one row is read at the cost of its row group; few rows of many bytes are bounded in bytes
 FEATURES = datasets.Features(id=datasets.Value("string"), image=datasets.Image(), mask=datasets.Image())
@@ -41,6 +40,11 @@ class Shard:
     plan: dict
     examples: list
     folder: Path
+
+
+def shard_name(split, number, num_shards):
+    """What a shard is called, counted from 0, so that the Hub and `datasets` know its split."""
+    return f"{split}-{number:05d}-of-{num_shards:05d}.parquet"
 
 
 def plan_shards(output, split, pairs, folder, settings):
@@ -78,7 +82,7 @@ def plan_shards(output, split, pairs, folder, settings):
         )
     num_shards = -(-int(sizes.sum()) // settings["max_shard_size"])
     while max(part.sum() for part in np.array_split(sizes, num_shards)) > settings["max_shard_size"]:
-        num_shards += 1 + num_shards // 50
+        num_shards = min(num_shards + 1 + num_shards // 50, len(sizes))  # no more than examples: none is empty
     plan = {
         "split": split,
         **settings,
@@ -88,7 +92,7 @@ def plan_shards(output, split, pairs, folder, settings):
     }
     return [
         Shard(
-            output / f"{split}-{number:05d}-of-{num_shards:05d}.parquet",
+            output / shard_name(split, number, num_shards),
             plan,
             [(ids[index], *pairs[index]) for index in indices],
             folder,
@@ -157,12 +161,12 @@ def _write_shard(shard):
             pictures.update(found.tolist())
             yield row
 
-    with whole_file(shard.path) as file:
-        # As `datasets` writes shards: pictures are compressed already, and pages end where the content says so, which
-        # spares the Hub what it has. Statistics would hold whole small pictures, several times.
+    with whole_file(shard.path) as unfinished:
+        # As `datasets` writes shards. Image files are compressed already. Where pages end depends on the content, so
+        # that the Hub need not store again what it has. Statistics would repeat small image files whole.
         options = {"compression": "none", "use_dictionary": False, "write_statistics": ["id"]}
         options |= {"use_content_defined_chunking": True, "write_page_index": True}
-        with pq.ParquetWriter(file, FEATURES.arrow_schema, **options) as writer:
+        with pq.ParquetWriter(unfinished, FEATURES.arrow_schema, **options) as writer:
             for group in _row_groups(rows(), shard.plan["max_row_group_size"]):
                 writer.write_table(pa.Table.from_pylist(group, schema=FEATURES.arrow_schema))
             footer = {
@@ -215,24 +219,3 @@ def read_footer(path):
         return None
     content = (metadata.metadata or {}).get(FOOTER_KEY)
     return content and {**json.loads(content), "num_rows": metadata.num_rows, "num_bytes": path.stat().st_size}
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """A file to write that appears under its name whole or not at all, also if the machine loses power.
-
-    Args:
-        path (`Path`): the file, replaced where it exists.
-
-    Yields:
-        a file to write bytes to.
-    """
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

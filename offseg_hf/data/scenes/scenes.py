@@ -1,17 +1,13 @@
 """A data set that needs no download: small drawn street scenes with exact masks, for the quickstart and for tests."""
 
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-from datasets import Dataset, Features
-from datasets import Image as ImageFeature
 from PIL import Image
 
 from offseg_hf.data.scenes.street_painter import SCENE_LABELS, SCENE_PALETTE, StreetPainter
+from offseg_hf.files import whole_folder
 
 __all__ = ["SCENE_LABELS", "SCENE_PALETTE", "draw_scene", "write_scenes"]
 
@@ -69,23 +65,21 @@ def write_scenes(folder, num_train=480, num_validation=60, size=(128, 192), seed
             "`num_train` must be at least `num_shards`, and that and `num_validation` at least 1, got "
             f"{num_train}, {num_shards} and {num_validation}: ask for more scenes or fewer shards."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
-        finished = Path(unfinished) / folder.name
-        finished.mkdir()
+    with whole_folder(folder) as unfinished:
         for shard in range(num_shards):
             seeds = [(seed, 0, index) for index in range(shard, num_train, num_shards)]
-            _write_shard(finished / f"train-{shard:05d}-of-{num_shards:05d}.parquet", seeds, size)
+            _write_shard(unfinished / f"train-{shard:05d}-of-{num_shards:05d}.parquet", seeds, size)
         seeds = [(seed, 1, index) for index in range(num_validation)]
-        _write_shard(finished / "validation-00000-of-00001.parquet", seeds, size)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(finished, folder)
+        _write_shard(unfinished / "validation-00000-of-00001.parquet", seeds, size)
     return folder
 
 
 def _write_shard(path, seeds, size):
     """Draws one scene per seed into one Parquet file."""
+    import pyarrow.parquet as pq  # here, since who draws scenes alone does not need to wait for them to load
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
     columns = {"image": [], "mask": []}
     for seed in seeds:
         image, mask = draw_scene(seed, size)

@@ -1,6 +1,5 @@
 """Shards of image files: what they hold, that they are whole, and what is refused."""
 
-import io
 import json
 import multiprocessing
 import threading
@@ -12,45 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import DatasetCard
+from image_folders import SMALL, rows, write_example, write_official
 from PIL import Image
 
 from offseg_hf.data import load_segmentation_dataset
-from offseg_hf.data.preparation.prepare import check_redistribution, prepare_dataset
+from offseg_hf.data.preparation import prepare_dataset, prepared_files
 from offseg_hf.data.preparation.shards import _write_shard, plan_shards
 
 LABELS = {0: "sky", 1: "road", 2: "car"}
-SMALL = {"max_shard_size": 6000, "max_row_group_size": 2500}  # for examples of about 1 kB
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-def write_example(folder, split, name, size=(16, 24), **options):
-    """A noisy JPEG of (height, width) and its mask of three ids."""
-    rng = np.random.default_rng(list(name.encode()))
-    for kind in ("images", "masks"):
-        (folder / kind / split / name).parent.mkdir(parents=True, exist_ok=True)
-    photo = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-    photo.save(folder / "images" / split / f"{name}.jpg", **options)
-    mask = Image.fromarray(rng.integers(0, 3, size, dtype=np.uint8))
-    mask.save(folder / "masks" / split / f"{name}.png")
-
-
-@pytest.fixture
-def source(tmp_path):
-    for index in range(13):
-        write_example(tmp_path / "source", "train", f"{index:02d}")
-    for index in range(3):
-        write_example(tmp_path / "source", "validation", f"street/{index}")
-    return tmp_path / "source"
-
-
-def rows(output, split="train"):
-    """The rows of a split as they are stored, in their order."""
-    return [row for file in sorted(output.glob(f"{split}-*.parquet")) for row in pq.read_table(file).to_pylist()]
 
 
 def contents(folder):
@@ -61,15 +29,14 @@ def contents(folder):
 # What shards hold
 
 
-def test_files_are_kept_bit_for_bit_and_each_is_in_one_shard(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    stored = rows(tmp_path / "out")
+def test_files_are_kept_bit_for_bit_and_each_is_in_one_shard(prepared):
+    stored = rows(prepared / "out")
     assert sorted(row["id"] for row in stored) == [f"{index:02d}" for index in range(13)]
     for row in stored:
-        assert row["image"]["bytes"] == (source / "images/train" / f"{row['id']}.jpg").read_bytes()
-        assert row["mask"]["bytes"] == (source / "masks/train" / f"{row['id']}.png").read_bytes()
+        assert row["image"]["bytes"] == (prepared / "source" / "images/train" / f"{row['id']}.jpg").read_bytes()
+        assert row["mask"]["bytes"] == (prepared / "source" / "masks/train" / f"{row['id']}.png").read_bytes()
         assert (row["image"]["path"], row["mask"]["path"]) == (f"{row['id']}.jpg", f"{row['id']}.png")
-    assert sorted(row["id"] for row in rows(tmp_path / "out", "validation")) == ["0", "1", "2"]
+    assert sorted(row["id"] for row in rows(prepared / "out", "validation")) == ["0", "1", "2"]
 
 
 def test_id_is_the_path_below_the_common_folder_when_photos_lie_in_several(source, tmp_path):
@@ -79,36 +46,33 @@ def test_id_is_the_path_below_the_common_folder_when_photos_lie_in_several(sourc
     assert sorted(row["id"] for row in rows(tmp_path / "out", "validation")) == names
 
 
-def test_columns_are_images_and_shards_are_files_when_streamed(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    files = str(tmp_path / "out" / "train-*.parquet")
+def test_columns_are_images_and_shards_are_files_when_streamed(prepared):
+    files = str(prepared / "out" / "train-*.parquet")
     stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
     image, text = datasets.Image(), datasets.Value("string")
     assert stream.features == {"id": text, "image": image, "mask": image}
-    num_files = len(list((tmp_path / "out").glob("train-*")))
+    num_files = len(list((prepared / "out").glob("train-*")))
     assert stream.n_shards == num_files > 1
-    groups = [pq.read_metadata(file).num_row_groups for file in (tmp_path / "out").glob("train-*")]
+    groups = [pq.read_metadata(file).num_row_groups for file in (prepared / "out").glob("train-*")]
     assert stream.reshard().n_shards == sum(groups) > num_files
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_shards_are_read_as_the_folder_is(source, tmp_path, streaming):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    data = load_segmentation_dataset(str(tmp_path / "out"), "val", streaming=streaming)
-    files = sorted((source / "masks/validation/street").iterdir())
+def test_shards_are_read_as_the_folder_is(prepared, streaming):
+    data = load_segmentation_dataset(str(prepared / "out"), "val", streaming=streaming)
+    files = sorted((prepared / "source" / "masks/validation/street").iterdir())
     assert sorted(row["mask"]["bytes"] for row in data) == sorted(file.read_bytes() for file in files)
 
 
-def test_folder_is_a_data_set_with_its_splits(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    data = datasets.load_dataset(str(tmp_path / "out"))
+def test_folder_is_a_data_set_with_its_splits(prepared):
+    data = datasets.load_dataset(str(prepared / "out"))
     assert {split: len(part) for split, part in data.items()} == {"train": 13, "validation": 3}
     assert data["train"][0]["image"].size == (24, 16)
 
 
-def test_shards_and_row_groups_stay_within_their_bounds_and_shards_are_of_one_length(source, tmp_path):
-    record = prepare_dataset(source, tmp_path / "out", ["train"], **SMALL)
-    files = sorted((tmp_path / "out").glob("*.parquet"))
+def test_shards_and_row_groups_stay_within_their_bounds_and_shards_are_of_one_length(prepared):
+    record = json.loads((prepared / "out" / "preparation.json").read_text())
+    files = sorted((prepared / "out").glob("train-*.parquet"))
     lengths = []
     for file in files:
         parquet = pq.ParquetFile(file)
@@ -153,6 +117,18 @@ def test_memory_is_bounded_by_row_groups_when_a_shard_is_large(tmp_path):
     assert python < 800_000 and pool.max_memory() < 1_000_000
 
 
+@pytest.mark.parametrize("num_examples", [1, 2, 50, 51, 52, 103, 130])
+def test_no_shard_is_empty_when_each_holds_one_example(tmp_path, num_examples):
+    pairs = [(tmp_path / f"{index}.jpg", tmp_path / f"{index}.png") for index in range(num_examples)]
+    for photo, mask in pairs:
+        photo.write_bytes(bytes(50))
+        mask.write_bytes(bytes(10))
+    settings = {"seed": 0, "max_shard_size": 100, "max_row_group_size": 100}
+    shards = plan_shards(tmp_path, "train", pairs, tmp_path, settings)
+    assert [len(shard.examples) for shard in shards] == [1] * num_examples
+    assert {shard.plan["num_shards"] for shard in shards} == {num_examples}
+
+
 # Order
 
 
@@ -174,17 +150,16 @@ def test_order_is_random_and_another_with_another_seed(source, tmp_path):
 # Going on
 
 
-def test_whole_shards_are_not_written_again_and_the_result_is_the_same(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    whole = contents(tmp_path / "out")
-    lost = tmp_path / "out" / "train-00001-of-00003.parquet"
+def test_whole_shards_are_not_written_again_and_the_result_is_the_same(source, output):
+    whole = contents(output)
+    lost = output / "train-00001-of-00003.parquet"
     for name in (lost.name, "preparation.json", "README.md"):
-        (tmp_path / "out" / name).unlink()
-    (tmp_path / "out" / ".unfinished-1-train-00001-of-00003.parquet").write_bytes(b"PAR1")
-    kept = [file for file in (tmp_path / "out").iterdir() if not file.name.startswith(".")]
+        (output / name).unlink()
+    (output / ".unfinished-1-train-00001-of-00003.parquet").write_bytes(b"PAR1")
+    kept = [file for file in output.iterdir() if not file.name.startswith(".")]
     times = [file.stat().st_mtime_ns for file in kept]
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    assert contents(tmp_path / "out") == whole
+    prepare_dataset(source, output, **SMALL)
+    assert contents(output) == whole
     assert len(kept) == 3 and times == [file.stat().st_mtime_ns for file in kept]
 
 
@@ -205,18 +180,16 @@ def test_nothing_is_written_when_all_is_there(source, tmp_path):
         ({"splits": ["validation"]}, "its split is 'train'"),
     ],
 )
-def test_another_plan_is_refused_when_shards_are_there(source, tmp_path, changed, message):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
-    (tmp_path / "out" / "train-00000-of-00003.parquet").unlink()
+def test_another_plan_is_refused_when_shards_are_there(source, output, changed, message):
+    (output / "train-00000-of-00003.parquet").unlink()
     with pytest.raises(FileExistsError, match=rf"`output` must be new, .* of another one \({message}\); name another"):
-        prepare_dataset(source, tmp_path / "out", **{**SMALL, **changed})
+        prepare_dataset(source, output, **{**SMALL, **changed})
 
 
-def test_another_source_is_refused_when_shards_are_there(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", **SMALL)
+def test_another_source_is_refused_when_shards_are_there(source, output):
     (source / "masks/train/03.png").write_bytes((source / "masks/train/04.png").read_bytes() + b"\0")
     with pytest.raises(FileExistsError, match="the names or sizes of the source's files have changed"):
-        prepare_dataset(source, tmp_path / "out", **SMALL)
+        prepare_dataset(source, output, **SMALL)
 
 
 @pytest.mark.parametrize("name", ["README.md", "train-00000-of-00001.parquet", "notes.txt"])
@@ -239,6 +212,24 @@ def test_another_record_is_refused_when_the_shards_are_the_same(source, tmp_path
     prepare_dataset(source, tmp_path / "out")
     with pytest.raises(FileExistsError, match=r"`output` must not hold another record, .*preparation.json differs in"):
         prepare_dataset(source, tmp_path / "out", id2label=LABELS)
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_prepared_files_are_what_was_written_and_nothing_else(source, tmp_path, labels):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".env").write_text("TOKEN=secret")
+    prepare_dataset(source, tmp_path / "out", id2label=labels, **SMALL)
+    files = prepared_files(tmp_path / "out")
+    assert set(files) == {*(tmp_path / "out").iterdir()} - {tmp_path / "out" / ".env"}
+    assert len(files) == len(set(files))
+    files[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f"`output` must be .* lacks {files[1].name}; run the same"):
+        prepared_files(tmp_path / "out")
+
+
+def test_error_names_the_record_when_there_is_no_preparation(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`output` must be .* there is no .*preparation.json; prepare"):
+        prepared_files(tmp_path)
 
 
 # Verification
@@ -279,7 +270,7 @@ def broken(source):
 
 
 def test_broken_files_are_counted_and_named_before_anything_is_done(broken, tmp_path):
-    with pytest.raises(ValueError, match=r"`dataset` must hold whole pictures, .* but 3 of 13 examples are") as error:
+    with pytest.raises(ValueError, match=r"`dataset` must hold whole photos, .* but 3 of 13 examples are") as error:
         prepare_dataset(broken, tmp_path / "out", ["train"], num_proc=2, **SMALL)
     first, *details = str(error.value).split("\n  ")
     assert first.endswith("repair them, or pass --skip_broken to leave them out:")
@@ -326,110 +317,6 @@ def test_ids_are_checked_when_classes_are_named(source, tmp_path):
     prepare_dataset(source, tmp_path / "out", id2label={0: "sky", 1: "road"}, reduce_labels=True)  # shards stay
 
 
-# The card
-
-
-def test_card_tells_the_hub_what_it_shows(source, tmp_path):
-    prepare_dataset(source, tmp_path / "out", license="cc-by-4.0", name="Streets", repo_id="org/streets")
-    card = DatasetCard.load(tmp_path / "out" / "README.md")
-    assert (card.data.license, card.data.pretty_name) == ("cc-by-4.0", "Streets")
-    assert card.data.task_categories == ["image-segmentation"]
-    paths = [{"split": split, "path": f"{split}-*.parquet"} for split in ("train", "validation")]
-    assert card.data.configs == [{"config_name": "default", "data_files": paths}]
-    assert 'load_dataset("org/streets", split="train", streaming=True)' in card.text
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence", "row"),
-    [
-        ({}, "Masks hold ids whose names are not known.", "| 1 |  |"),
-        ({"id2label": LABELS}, "Masks hold class ids.", "| 1 | road |"),
-        (
-            {"id2label": {0: "sky", 1: "road"}, "reduce_labels": True},
-            "Masks hold 0 where a pixel has no class, and the classes from 1.",
-            "| 1 | sky |",
-        ),
-        (
-            {"id2label": {0: "sky", 1: "road"}, "label_table": {0: 255, 1: 1, 2: 0}},
-            "Masks hold ids that stand for classes.",
-            "| 1 | road |",
-        ),
-    ],
-)
-def test_card_says_what_ids_mean(source, tmp_path, options, sentence, row):
-    prepare_dataset(source, tmp_path / "out", ["train"], **options)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert sentence in card and f"\n{row} " in card
-    assert (tmp_path / "out" / "id2label.json").exists() == ("id2label" in options)
-
-
-def test_id_of_a_single_class_is_1(tmp_path):
-    write_example(tmp_path / "source", "train", "a", size=(1, 2))
-    Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "source/masks/train/a.png")
-    record = prepare_dataset(tmp_path / "source", tmp_path / "out", ["train"], id2label={0: "road"})
-    assert record["class_ids"] == {"1": 0}
-
-
-# Data sets that are known
-
-
-def write_official(path, values, mode="L"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.array([values], np.uint8)).convert(mode).save(path)
-
-
-def test_classes_of_ade20k_are_known(tmp_path):
-    root = tmp_path / "download" / "ADEChallengeData2016"
-    for split in ("training", "validation"):
-        write_official(root / "images" / split / "ADE_1.jpg", [9, 9], "RGB")
-        write_official(root / "annotations" / split / "ADE_1.png", [0, 150])
-    record = prepare_dataset("ade20k", tmp_path / "out", data_dir=tmp_path / "download")
-    assert (record["name"], record["license"]) == ("ADE20K", "other")
-    assert record["class_ids"]["1"] == 0 and record["class_ids"]["150"] == 149 and "0" not in record["class_ids"]
-    card = DatasetCard.load(tmp_path / "out" / "README.md")
-    assert card.data.license_link == "https://groups.csail.mit.edu/vision/datasets/ADE20K/terms/"
-    assert "\n| 1 | wall | 0.000 | 0 |" in card.text and "\n| 150 | flag | 50.000 | 1 |" in card.text
-    data = load_segmentation_dataset("ade20k", "validation", data_dir=str(tmp_path / "out"))
-    assert np.asarray(Image.open(io.BytesIO(data[0]["mask"]["bytes"]))).tolist() == [[0, 150]]
-
-
-@pytest.fixture
-def cityscapes(tmp_path):
-    for split in ("train", "val"):
-        write_official(tmp_path / f"cs/leftImg8bit/{split}/bern/bern_0_leftImg8bit.png", [9, 9, 9], "RGB")
-        write_official(tmp_path / f"cs/gtFine/{split}/bern/bern_0_gtFine_labelIds.png", [7, 33, 4])
-    return tmp_path / "cs"
-
-
-def test_ids_of_cityscapes_stay_as_they_are_and_are_named(cityscapes, tmp_path):
-    record = prepare_dataset("cityscapes", tmp_path / "out", data_dir=cityscapes)
-    assert record["splits"]["train"]["pixels"] == {"4": 1, "7": 1, "33": 1}
-    assert record["class_ids"]["7"] == 0 and record["class_ids"]["33"] == 18 and len(record["class_ids"]) == 19
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "Masks hold labelIds that stand for classes." in card
-    assert "\n| 4 |  |" in card and "\n| 33 | bicycle |" in card
-    assert rows(tmp_path / "out")[0]["mask"]["path"] == "bern_0_gtFine_labelIds.png"  # which tells how to read it
-
-
-def test_other_ids_are_refused_when_the_data_set_is_known(cityscapes, tmp_path):
-    write_official(cityscapes / "gtFine/train/bern/bern_0_gtFine_labelIds.png", [7, 99, 4])
-    with pytest.raises(ValueError, match=r"`masks` must hold the ids of Cityscapes, labelIds .* got 4, 7, 33, 99"):
-        prepare_dataset("cityscapes", tmp_path / "out", data_dir=cityscapes)
-
-
-def test_cityscapes_is_not_published(cityscapes, tmp_path):
-    message = "`repo_id` must be left out for Cityscapes, whose licence forbids to distribute its pictures and labels"
-    with pytest.raises(PermissionError, match=message):
-        check_redistribution("cityscapes")
-    for kind, place in (("images", "leftImg8bit/train/bern"), ("masks", "gtFine/train/bern")):
-        (tmp_path / "renamed" / kind).mkdir(parents=True)
-        (file,) = (cityscapes / place).iterdir()
-        (tmp_path / "renamed" / kind / "bern_0_leftImg8bit.png").write_bytes(file.read_bytes())
-    with pytest.raises(PermissionError, match=message):
-        prepare_dataset(tmp_path / "renamed", tmp_path / "out", ["train"], repo_id="org/streets")
-    assert not (tmp_path / "out").exists()
-
-
 # What is refused
 
 
@@ -460,12 +347,10 @@ def test_folder_of_a_known_data_set_must_be_given(tmp_path):
 
 
 def test_source_must_be_a_folder_of_image_files(source, tmp_path):
-    with pytest.raises(FileNotFoundError, match="`dataset` must be a folder of pictures and masks, and there is no"):
+    with pytest.raises(FileNotFoundError, match="`dataset` must be a folder of photos and masks, and there is no"):
         prepare_dataset(tmp_path / "nowhere", tmp_path / "out")
     prepare_dataset(source, tmp_path / "out")
-    with pytest.raises(
-        ValueError, match=r"`dataset` must be a folder of pictures and masks, but .* has Parquet files"
-    ):
+    with pytest.raises(ValueError, match=r"`dataset` must be a folder of photos and masks, but .* has Parquet files"):
         prepare_dataset(tmp_path / "out", tmp_path / "again")
 
 
