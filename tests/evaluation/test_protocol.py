@@ -114,8 +114,8 @@ def test_result_is_that_of_one_process_when_there_are_two(scenes, tmp_path):
     program.write_text(f"""
 import json, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from test_evaluation import OffSegImageProcessor, evaluate_model, load, scene_model
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:3]]!r}
+from test_protocol import OffSegImageProcessor, evaluate_model, load, scene_model
 results = []
 for streaming in (False, True):
     data = load({str(scenes)!r}, streaming)

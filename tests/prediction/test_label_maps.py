@@ -6,13 +6,10 @@ from tiny_models import tiny_mask2former
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from offseg_hf import (
-    OffSegConfig,
-    OffSegForSemanticSegmentation,
-    inference,
-)
+from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
 from offseg_hf.model_types import predicted_labels
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+from offseg_hf.prediction import windows as windows_module
 from offseg_hf.prediction.label_maps import predict_label_map
 from offseg_hf.prediction.photos import find_images
 from offseg_hf.prediction.windows import label_maps_in_bands, sliding_window_logits
@@ -245,7 +242,7 @@ def test_stride_without_windows_raises(photo):
 
 @pytest.fixture(params=[1, 4000], ids=["row by row", "band by band"])
 def bands(request, monkeypatch):
-    monkeypatch.setattr(inference, "MAX_BAND_VALUES", request.param)
+    monkeypatch.setattr(windows_module, "MAX_BAND_VALUES", request.param)
 
 
 @pytest.mark.parametrize("size", [(75, 110), (150, 97), (31, 40)])
@@ -294,7 +291,7 @@ def test_label_maps_of_a_single_class_hold_1_where_it_is_likely(flip):
 
 
 def test_label_maps_in_bands_keep_far_less_than_all_logits(monkeypatch):
-    monkeypatch.setattr(inference, "MAX_BAND_VALUES", 2**16)
+    monkeypatch.setattr(windows_module, "MAX_BAND_VALUES", 2**16)
     held = []
 
     class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
