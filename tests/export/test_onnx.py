@@ -17,7 +17,7 @@ from offseg_hf import (
     OffSegSegNextConfig,
     OffsetLearningConfig,
 )
-from offseg_hf.export.onnx import OnnxNetwork, _largest_difference, _regret, export_onnx, most_likely
+from offseg_hf.export.onnx import OnnxNetwork, _largest_difference, _regret, export_onnx
 from offseg_hf.model_types import auto_model_class, load_model
 
 onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
@@ -168,11 +168,6 @@ def test_a_label_map_differs_by_what_its_classes_lack_to_the_likeliest():
     assert _regret(logits, torch.tensor([[[1, 0]]])).tolist() == [[[0.0, 0.0]]]
     assert _regret(logits, torch.tensor([[[0, 1]]])).tolist() == [[[0.5, 3.0]]]
     assert _regret(logits[:, :1] - 1, torch.tensor([[[1, 1]]])).tolist() == [[[0.5, 0.0]]]
-
-
-def test_a_single_class_is_told_from_the_background():
-    logits = torch.tensor([[[[-1.0, 0.0, 2.0]]]])
-    assert most_likely(logits).tolist() == [[[0, 0, 1]]]
 
 
 @pytest.mark.parametrize(
