@@ -57,7 +57,7 @@ def main(argv=None):
     from offseg_hf.evaluation.protocol import evaluate_model, evaluation_processes
     from offseg_hf.files import write_json
     from offseg_hf.model_types import load_model, predicted_labels
-    from offseg_hf.publishing.repository import dataset_id, weights_digest
+    from offseg_hf.publishing.records import dataset_id, weights_digest
     from offseg_hf.training.recipes import apply_recipe
 
     state = evaluation_processes()

@@ -43,7 +43,7 @@ def main(argv=None):
 
     from offseg_hf.data.labels import read_id2label, read_label_table
     from offseg_hf.data.preparation.prepare import check_redistribution, prepare_dataset
-    from offseg_hf.publishing.repository import check_repository, upload_repository
+    from offseg_hf.publishing.upload import check_repository, upload_repository
 
     repository = {"repo_id": args.push_to_hub, "private": not args.public, "repo_type": "dataset"}
     try:
@@ -79,7 +79,8 @@ def main(argv=None):
     print(f"written to {args.output}")
     if args.push_to_hub is not None:
         try:
-            url, is_new = upload_repository(args.output, **repository)
+            files = [file for file in args.output.iterdir() if not file.name.startswith(".")]
+            url, is_new = upload_repository(args.output, **repository, files=files)
         except (OSError, ValueError) as error:
             parser.error(f"prepared in {args.output}, but not published: {error}")
         print(f"published: {url}" if is_new else f"nothing has changed since {url}")
