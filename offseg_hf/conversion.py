@@ -390,21 +390,21 @@ def _nearest_variant(entries, num_labels):
     """Variant, format and prefix of names of the checkpoint: those from which none of its entries may differ."""
     encoder_only = num_labels is None
     prefix = "backbone." if encoder_only and any(name.startswith("backbone.") for name in entries) else ""
-    differences = {
-        (variant, form): _differences(entries, form, prefix, _stored_entries(form, variant, num_labels))
-        for form in FORMATS
-        for variant in VARIANTS
-        if form.encoder_only == encoder_only and VARIANTS[variant].model_type == form.model_type
-    }
+    differences = {}
+    for form in FORMATS:
+        for variant in VARIANTS:
+            if form.encoder_only == encoder_only and VARIANTS[variant].model_type == form.model_type:
+                lines = _differences(entries, form, prefix, _stored_entries(form, variant, num_labels))
+                if not lines:
+                    return variant, form, prefix
+                differences[variant, form] = lines
     variant, form = min(differences, key=lambda candidate: len(differences[candidate]))
     lines = differences[variant, form]
-    if lines:
-        what = f"the encoder of {variant}" if encoder_only else f"{variant} with {num_labels} classes"
-        raise ValueError(
-            "`checkpoint` must hold all entries of a published model or encoder and no others, and is nearest to "
-            f"{what}, but {len(lines)} of its entries differ; download it again:\n  " + "\n  ".join(lines)
-        )
-    return variant, form, prefix
+    what = f"the encoder of {variant}" if encoder_only else f"{variant} with {num_labels} classes"
+    raise ValueError(
+        "`checkpoint` must hold all entries of a published model or encoder and no others, and is nearest to "
+        f"{what}, but {len(lines)} of its entries differ; download it again:\n  " + "\n  ".join(lines)
+    )
 
 
 def _differences(entries, form, prefix, expected):
