@@ -1,6 +1,7 @@
 """ONNX files of segmentation models, checked where they are made, in a folder that transformers.js loads too."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import warnings
@@ -10,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
-from transformers.utils.import_utils import is_onnx_available, is_onnxruntime_available, is_onnxscript_available
 
 from offseg_hf.files import whole_folder, write_json
 from offseg_hf.model_types import load_model
@@ -25,6 +25,8 @@ CHECKED_SIZES = ((1, 64, 96), (2, 96, 64), (3, 101, 75), (1, 160, 224))  # batch
 TOLERANCE = 1e-4
 # Parts whose values leave the range of float16, or of 8 bits: a softmax over thousands of pixels.
 FLOAT32_PARTS = ("OffsetLearning", "NonNegativeMatrixFactorization")
+# Where torch's exporter notes of each node the classes of the modules that it belongs to; not documented.
+CLASSES_OF_NODE = "pkg.torch.onnx.class_hierarchy"
 
 
 class OnnxNetwork(nn.Module):
@@ -151,8 +153,7 @@ class _Photos:
 
 
 def _check_packages():
-    available = (is_onnx_available, is_onnxruntime_available, is_onnxscript_available)
-    missing = [name for name, test in zip(("onnx", "onnxruntime", "onnxscript"), available) if not test()]
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
             f"`export_onnx` needs packages that are missing here: {', '.join(missing)}; "
@@ -178,7 +179,7 @@ def _write_float32(network, path, size):
     graph.inputs[0].shape = onnx_ir.Shape(["batch", 3, *(size or ("height", "width"))])
     float32_parts = []
     for node in graph.all_nodes():
-        if any(f"{name}'" in node.metadata_props.get("pkg.torch.onnx.class_hierarchy", "") for name in FLOAT32_PARTS):
+        if any(f"{name}'" in node.metadata_props.get(CLASSES_OF_NODE, "") for name in FLOAT32_PARTS):
             float32_parts.append(node.name)
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     onnx_ir.save(exported.program, str(path))

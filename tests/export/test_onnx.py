@@ -1,6 +1,7 @@
 """What the exported files compute, what is written beside them, and what is refused."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,11 @@ def test_int8_file_leaves_offset_learning_in_float32(exported):
     softmaxes = [node for node in graph.node if node.op_type == "Softmax"][-2:]  # over pixels and over classes
     inputs = {name for node in graph.node if set(node.input) & {s.output[0] for s in softmaxes} for name in node.input}
     assert len(softmaxes) == 2
-    assert not [name for name in inputs if name in producers and producers[name].op_type == "DequantizeLinear"]
+    in_8_bits = [name for name in inputs if name in producers and producers[name].op_type == "DequantizeLinear"]
+    assert not in_8_bits, (
+        "torch may note the classes of nodes under another name than `CLASSES_OF_NODE` by now: print the "
+        "`metadata_props` of a node before they are cleared, and correct it"
+    )
 
 
 def test_fp16_file_takes_and_gives_float32_with_weights_of_half_the_size(exported):
@@ -192,7 +197,7 @@ def test_a_folder_with_files_is_left_alone(model_folder, tmp_path):
 
 
 def test_missing_packages_are_named(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("offseg_hf.export.onnx.is_onnxscript_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
     with pytest.raises(ImportError, match="packages that are missing here: onnxscript; `pip install 'offseg-hf"):
         export_onnx(model_folder, tmp_path / "new")
 
