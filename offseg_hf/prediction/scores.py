@@ -18,16 +18,18 @@ def class_scores(outputs: ModelOutput | torch.Tensor | tuple) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(batch_size, num_labels, height', width')`, at the model's own resolution: the logits,
         in their dtype; of models that classify masks
-        [`~offseg_hf.models.modeling_offseg_mask2former.semantic_scores`].
+        [`~offseg_hf.models.modeling_offseg_mask2former.semantic_scores`], of a single class less one half.
     """
     if isinstance(outputs, torch.Tensor):
         return outputs
     if isinstance(outputs, dict):
-        if "masks_queries_logits" in outputs:
-            return semantic_scores(outputs["class_queries_logits"], outputs["masks_queries_logits"])
-        return outputs["logits"]
-    classifies_masks = outputs[0].ndim == 3  # (B, Q, K + 1), and then the masks
-    return semantic_scores(*outputs[:2]) if classifies_masks else outputs[0]
+        if "masks_queries_logits" not in outputs:
+            return outputs["logits"]
+        outputs = outputs["class_queries_logits"], outputs["masks_queries_logits"]
+    elif outputs[0].ndim != 3:  # else (B, Q, K + 1), and then the masks
+        return outputs[0]
+    scores = semantic_scores(*outputs[:2])
+    return scores - 0.5 if scores.shape[1] == 1 else scores  # a single class is found where it is above 0
 
 
 def most_likely(scores: torch.Tensor) -> torch.Tensor:

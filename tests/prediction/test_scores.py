@@ -25,6 +25,12 @@ def test_scores_of_a_model_that_classifies_masks_are_the_masks_weighted_by_their
         torch.testing.assert_close(class_scores(given), semantic_scores(classes, masks), rtol=0, atol=0)
 
 
+def test_a_single_class_of_a_model_that_classifies_masks_is_where_its_score_is_above_one_half():
+    classes = torch.tensor([[[-1.0, 0.0], [3.0, -3.0]]])  # two queries, of which the first is rather of nothing
+    masks = torch.tensor([[[[-9.0, 9.0, -9.0]], [[-9.0, -9.0, 9.0]]]])
+    assert most_likely(class_scores((classes, masks))).tolist() == [[[0, 0, 1]]]
+
+
 def test_a_single_class_is_told_from_the_background():
     logits = torch.tensor([[[[-1.0, 0.0, 2.0]]]])
     assert most_likely(logits).tolist() == [[[0, 0, 1]]]
