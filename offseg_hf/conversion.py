@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
+from offseg_hf.files import UNFINISHED, whole_file, whole_folder, write_json
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.variants import VARIANTS, variant_config
 
@@ -271,9 +272,12 @@ def convert_checkpoint(
     """Converts a checkpoint into a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads.
 
     The folder holds the configuration, the weights as safetensors, the image processor with its default size (short
-    edge at most 512, long edge at most 2048) and, of whole models, a note on where they come from. It appears whole or
-    not at all. That of an encoder alone is loaded by the encoder's own class, and by its model's as weights to start
-    from, whose head begins at random.
+    edge at most 512, long edge at most 2048) and, of whole models, a note on where they come from. That of an encoder
+    alone is loaded by the encoder's own class, and by its model's as weights to start from, whose head begins at
+    random.
+
+    A new or empty folder appears whole or not at all. In one that is overwritten each file does, and `config.json`,
+    without which nothing loads, is taken away before all others and written after them.
 
     Args:
         checkpoint (`str` or `os.PathLike`): the file to convert, see [`read_checkpoint`].
@@ -297,19 +301,25 @@ def convert_checkpoint(
             f"`output` must be a new or empty folder, got {output}; name another, or ask to overwrite the folder."
         )
     model = convert_entries(read_checkpoint(checkpoint), variant, id2label)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
-        folder = Path(temporary) / "new"
-        model.save_pretrained(folder)
-        OffSegImageProcessor().save_pretrained(folder)
-        if hasattr(model, "decode_head"):  # where its weights come from, for the model card
-            (folder / "training.json").write_text('{"origin": "authors"}\n', encoding="utf-8")
-        if output.exists():
-            for file in sorted(folder.iterdir(), reverse=True):  # config.json last: without it nothing loads
-                os.replace(file, output / file.name)
-        else:
-            os.replace(folder, output)
+    if not output.is_dir() or not any(output.iterdir()):
+        with whole_folder(output) as folder:
+            _save(model, folder)
+        return model
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{UNFINISHED}{output.name}-") as folder:
+        _save(model, Path(folder))
+        (output / "config.json").unlink(missing_ok=True)  # nothing loads while its files are of two models
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == "config.json"):
+            with whole_file(output / file.name) as unfinished:
+                file.rename(unfinished)
     return model
+
+
+def _save(model, folder):
+    """Writes a converted model, its image processor, and where its weights come from, for the model card."""
+    model.save_pretrained(folder)
+    OffSegImageProcessor().save_pretrained(folder)
+    if hasattr(model, "decode_head"):
+        write_json(folder / "training.json", {"origin": "authors"})
 
 
 class StoredEntry(NamedTuple):
@@ -380,21 +390,21 @@ def _nearest_variant(entries, num_labels):
     """Variant, format and prefix of names of the checkpoint: those from which none of its entries may differ."""
     encoder_only = num_labels is None
     prefix = "backbone." if encoder_only and any(name.startswith("backbone.") for name in entries) else ""
-    differences = {
-        (variant, form): _differences(entries, form, prefix, _stored_entries(form, variant, num_labels))
-        for form in FORMATS
-        for variant in VARIANTS
-        if form.encoder_only == encoder_only and VARIANTS[variant].model_type == form.model_type
-    }
+    differences = {}
+    for form in FORMATS:
+        for variant in VARIANTS:
+            if form.encoder_only == encoder_only and VARIANTS[variant].model_type == form.model_type:
+                lines = _differences(entries, form, prefix, _stored_entries(form, variant, num_labels))
+                if not lines:
+                    return variant, form, prefix
+                differences[variant, form] = lines
     variant, form = min(differences, key=lambda candidate: len(differences[candidate]))
     lines = differences[variant, form]
-    if lines:
-        what = f"the encoder of {variant}" if encoder_only else f"{variant} with {num_labels} classes"
-        raise ValueError(
-            "`checkpoint` must hold all entries of a published model or encoder and no others, and is nearest to "
-            f"{what}, but {len(lines)} of its entries differ; download it again:\n  " + "\n  ".join(lines)
-        )
-    return variant, form, prefix
+    what = f"the encoder of {variant}" if encoder_only else f"{variant} with {num_labels} classes"
+    raise ValueError(
+        "`checkpoint` must hold all entries of a published model or encoder and no others, and is nearest to "
+        f"{what}, but {len(lines)} of its entries differ; download it again:\n  " + "\n  ".join(lines)
+    )
 
 
 def _differences(entries, form, prefix, expected):

@@ -56,7 +56,6 @@ def main(argv=None):
     )  # fmt: skip
     run(evaluate, "--model", trained, "--dataset", data, "--split", "validation")
     target = args.output / "tiny-street-scenes"
-    target.mkdir()
     write_repository(trained, target, "offseg/tiny-street-scenes", license="apache-2.0", dataset_name="drawn scenes")
     (target / "README.md").unlink()  # its commands name a repository that does not exist
 

@@ -153,6 +153,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
     """Answers one request; the methods named by `ROUTES` return what is sent as JSON."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or else an answer of headers and content waits 40 ms for an acknowledgement
     hub: HubDouble
 
     def log_message(self, *arguments):

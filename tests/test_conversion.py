@@ -415,7 +415,7 @@ def test_read_checkpoint_raises_when_there_is_no_file(tmp_path):
 
 
 def test_convert_checkpoint_leaves_nothing_behind_when_it_fails(tmp_path):
-    entries = official_entries(num_classes=7)
+    entries = official_entries()
     del entries["decode_head.offset_learning.cls_repr"]
     save_file(entries, tmp_path / "broken.safetensors")
     with pytest.raises(ValueError, match="but 1 of its entries differ"):
@@ -447,3 +447,12 @@ def test_convert_checkpoint_replaces_only_its_own_files_when_told_to_overwrite(c
     convert_checkpoint(checkpoint, tmp_path, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 150
+
+
+def test_convert_checkpoint_leaves_nothing_that_loads_when_it_is_stopped_while_it_overwrites(checkpoint, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").mkdir()  # which no file can replace
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        convert_checkpoint(checkpoint, tmp_path, overwrite=True)
+    assert not (tmp_path / "config.json").exists()
+    assert not list(tmp_path.parent.glob(".unfinished*"))

@@ -52,10 +52,12 @@ def main(argv=None):
     from offseg_hf.data import audited_label_table, load_segmentation_dataset
     from offseg_hf.data.labels import read_label_table
     from offseg_hf.data.presets import find_preset
-    from offseg_hf.evaluation.protocol import class_table, evaluate_model, evaluation_processes, save_pictures
+    from offseg_hf.evaluation.figures import class_table
+    from offseg_hf.evaluation.pictures import save_pictures
+    from offseg_hf.evaluation.protocol import evaluate_model, evaluation_processes
     from offseg_hf.files import write_json
     from offseg_hf.model_types import load_model, predicted_labels
-    from offseg_hf.publishing.repository import dataset_id, weights_digest
+    from offseg_hf.publishing.records import dataset_id, weights_digest
     from offseg_hf.training.recipes import apply_recipe
 
     state = evaluation_processes()

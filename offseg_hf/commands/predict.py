@@ -30,11 +30,10 @@ def main(argv=None):
     from transformers import AutoImageProcessor
 
     import offseg_hf  # noqa: F401  registers OffSeg with the Auto classes
-    from offseg_hf.data.presets import published_palette
+    from offseg_hf.data.presets import class_palette
     from offseg_hf.model_types import load_model, predicted_labels
     from offseg_hf.models.image_processing_offseg import read_image
     from offseg_hf.pictures.overlays import add_legend, overlay
-    from offseg_hf.pictures.palettes import default_palette
     from offseg_hf.pictures.saving import save_picture
     from offseg_hf.prediction.label_maps import predict_label_map
     from offseg_hf.prediction.photos import find_images
@@ -53,8 +52,7 @@ def main(argv=None):
         parser.error(f"`--model` must be a folder or Hub id that transformers can load, and for {args.model}: {error}")
     model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     id2label = predicted_labels(model.config)
-    palette = published_palette(id2label)
-    palette = default_palette(len(id2label)) if palette is None else palette
+    palette = class_palette(id2label)
 
     args.output.mkdir(parents=True, exist_ok=True)
     num_failed = 0

@@ -43,7 +43,7 @@ def main(argv=None):
 
     from offseg_hf.data.labels import read_id2label, read_label_table
     from offseg_hf.data.preparation import check_redistribution, prepare_dataset, prepared_files
-    from offseg_hf.publishing.repository import check_repository, upload_repository
+    from offseg_hf.publishing.upload import check_repository, upload_repository
 
     repository = {"repo_id": args.push_to_hub, "private": not args.public, "repo_type": "dataset"}
     try:

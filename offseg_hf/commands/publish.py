@@ -24,7 +24,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     import offseg_hf  # noqa: F401  registers the models with the Auto classes
-    from offseg_hf.publishing.repository import push_to_hub, write_repository
+    from offseg_hf.publishing.repository import write_repository
+    from offseg_hf.publishing.upload import push_to_hub
 
     card_options = {"license": args.license, "base_model": args.base_model, "dataset_name": args.dataset_name}
     try:

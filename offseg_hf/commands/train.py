@@ -11,7 +11,8 @@ def main(argv=None):
     from huggingface_hub.errors import StrictDataclassError
     from transformers import HfArgumentParser, set_seed
 
-    from offseg_hf.publishing.repository import check_repository, push_to_hub, write_training_record
+    from offseg_hf.publishing.records import write_training_record
+    from offseg_hf.publishing.upload import check_repository, push_to_hub
     from offseg_hf.training.arguments import SegmentationTrainingArguments
     from offseg_hf.training.checkpoints import check_output_dir
     from offseg_hf.training.from_arguments import trainer_from_arguments

@@ -7,6 +7,7 @@ import numpy as np
 from offseg_hf.data import preset_classes
 from offseg_hf.data.layouts import OfficialLayout
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
+from offseg_hf.pictures.palettes import default_palette
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,18 @@ def find_preset(dataset):
     return PRESETS.get(str(sources[0])) if len(sources) == 1 else None
 
 
-def published_palette(id2label):
-    """The colours in which classes of these names are commonly shown.
+def class_palette(id2label: dict[int, str]) -> np.ndarray:
+    """The colours of a model's classes: those in which a data set of this file is commonly shown, or our own.
 
     Args:
-        id2label (`dict[int, str]`): class names by class id.
+        id2label (`dict[int, str]`): class names by class id, all K of them.
 
     Returns:
-        `np.ndarray` or `None`: uint8 of shape (K, 3); `None` where these are the classes of no preset.
+        `np.ndarray`: uint8 of shape (K, 3): the published colours where these are the classes of a preset, else those
+        of [`~offseg_hf.pictures.palettes.default_palette`].
     """
-    return next((preset.palette for preset in PRESETS.values() if preset.id2label == id2label), None)
+    published = next((preset.palette for preset in PRESETS.values() if preset.id2label == id2label), None)
+    return default_palette(len(id2label)) if published is None else published
 
 
 def _classes(table):

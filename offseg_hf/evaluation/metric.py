@@ -1,38 +1,19 @@
-"""Mean IoU and its relatives from one exact confusion matrix, as an `evaluate` metric that needs no Hub.
+"""Mean IoU and its relatives from one exact confusion matrix."""
 
-Also loaded by `evaluate.load("<path of this file>", num_labels=...)`, which reads the imports below line by line.
-"""
+from collections.abc import Sequence
 
-import datasets
-import evaluate
+import numpy as np
 import torch
+
+Maps = torch.Tensor | np.ndarray | Sequence  # class ids: one array of them, or a list of maps
 
 PADDING_INDEX = -100  # what `accelerate` pads labels with when it gathers batches of several processes
 
-_DESCRIPTION = """
-Intersection over union and accuracy of semantic segmentation, in total and per class, from the confusion matrix of all
-pixels: exact, in constant memory, on the device of the maps.
-"""
 
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions: predicted class ids, a tensor or array (B, H, W) of integers or a list of maps (H, W) of any sizes.
-    references: label maps of the same sizes.
-
-Returns:
-    mean_iou: mean of the classes' intersection over union, absent classes left out.
-    mean_accuracy: mean of the classes' accuracies (recalls), absent classes left out.
-    overall_accuracy: share of the labelled pixels that are right.
-    per_category_iou: list of K; NaN for a class that is neither in the labels nor predicted.
-    per_category_accuracy: list of K; NaN for a class that is not in the labels.
-"""
-
-_CITATION = ""
-
-
-class SemanticSegmentationMetric(evaluate.Metric):
+class SemanticSegmentationMetric:
     """Mean IoU, mean accuracy, pixel accuracy and the figures of each class, from one exact confusion matrix.
 
+    The methods are those of a metric of the library `evaluate`; `evaluate_metric.py` beside this file makes one of it.
     The figures are those of the Hub's `mean_iou`, with one difference: a prediction that is no class id counts as
     wrong for the class of its label, while there it leaves the union. Pixels whose label is `ignore_index` (or −100,
     the padding of gathered batches) count nowhere, whatever is predicted there. Nothing but the matrix is kept.
@@ -40,36 +21,25 @@ class SemanticSegmentationMetric(evaluate.Metric):
     Args:
         num_labels (`int`): number of classes K; 1 means binary, with the ids 0 (background) and 1, reported as two.
         ignore_index (`int`): label of the pixels that do not count.
-        **kwargs: passed on to `evaluate.Metric`.
 
     Raises:
         ValueError: `num_labels` is less than 1.
     """
 
-    def __init__(self, num_labels, ignore_index=255, **kwargs):
+    def __init__(self, num_labels: int, ignore_index: int = 255):
         if num_labels < 1:
             raise ValueError(f"`num_labels` must be at least 1, got {num_labels}.")
-        super().__init__(**kwargs)
         self.num_classes = max(num_labels, 2)
         self.ignore_index = ignore_index
         self.reset()
 
-    def _info(self):
-        feature = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": feature, "references": feature}),
-        )
-
     def reset(self):
-        """Forget all that was added."""
+        """Forgets all that was added."""
         # (K, K + 1): labelled pixels by label and prediction; the last column is for predictions that are no class id
         self.confusion_matrix = torch.zeros(self.num_classes, self.num_classes + 1, dtype=torch.int64)
 
-    def add(self, *, prediction=None, reference=None):
-        """Count one map.
+    def add(self, *, prediction: Maps, reference: Maps):
+        """Counts one map.
 
         Args:
             prediction (`torch.Tensor` or array): (H, W) integer class ids.
@@ -77,8 +47,8 @@ class SemanticSegmentationMetric(evaluate.Metric):
         """
         self.add_batch(predictions=[prediction], references=[reference])
 
-    def add_batch(self, *, predictions=None, references=None):
-        """Count a batch of maps. `evaluate`'s own version would write every map to a file first.
+    def add_batch(self, *, predictions: Maps, references: Maps):
+        """Counts a batch of maps.
 
         Args:
             predictions: (B, H, W) integer class ids, a tensor or array, or a list of maps (H, W) of any sizes.
@@ -98,7 +68,7 @@ class SemanticSegmentationMetric(evaluate.Metric):
             self._count(torch.as_tensor(predictions), torch.as_tensor(references))
 
     def _count(self, predictions, references):
-        """Add two tensors of any one shape to the matrix."""
+        """Adds two tensors of any one shape to the matrix."""
         if predictions.shape != references.shape:
             raise ValueError(
                 f"`predictions` must have the size of `references`, got {tuple(predictions.shape)} and "
@@ -125,8 +95,8 @@ class SemanticSegmentationMetric(evaluate.Metric):
         counts = torch.bincount(cells, minlength=self.confusion_matrix.numel())
         self.confusion_matrix += counts.view_as(self.confusion_matrix).cpu()
 
-    def compute(self, *, predictions=None, references=None):
-        """The figures of all that was added since the last call, and of the maps given here; then start anew.
+    def compute(self, *, predictions: Maps | None = None, references: Maps | None = None) -> dict:
+        """The figures of all that was added since the last call, and of the maps given here; then starts anew.
 
         Args:
             predictions (*optional*): a last batch, as in `add_batch`.

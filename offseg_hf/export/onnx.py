@@ -1,10 +1,9 @@
 """ONNX files of segmentation models, checked where they are made, in a folder that transformers.js loads too."""
 
 import contextlib
-import json
+import importlib.util
 import logging
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
-from transformers.utils.import_utils import is_onnx_available, is_onnxruntime_available, is_onnxscript_available
 
+from offseg_hf.files import whole_folder, write_json
 from offseg_hf.model_types import load_model
 from offseg_hf.models.image_processing_offseg import read_image
-from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
 from offseg_hf.prediction.photos import find_images
+from offseg_hf.prediction.scores import class_scores, most_likely
 
 TASKS = ("logits", "label_map")
 # What transformers.js calls the files: float32, 8-bit integers, float16.
@@ -26,6 +25,8 @@ CHECKED_SIZES = ((1, 64, 96), (2, 96, 64), (3, 101, 75), (1, 160, 224))  # batch
 TOLERANCE = 1e-4
 # Parts whose values leave the range of float16, or of 8 bits: a softmax over thousands of pixels.
 FLOAT32_PARTS = ("OffsetLearning", "NonNegativeMatrixFactorization")
+# Where torch's exporter notes of each node the classes of the modules that it belongs to; not documented.
+CLASSES_OF_NODE = "pkg.torch.onnx.class_hierarchy"
 
 
 class OnnxNetwork(nn.Module):
@@ -51,27 +52,10 @@ class OnnxNetwork(nn.Module):
             `dict[str, torch.Tensor]`: `logits` of shape `(batch_size, num_labels, height', width')`, or `label_map` of
             shape `(batch_size, height, width)`.
         """
-        outputs = self.model(pixel_values=pixel_values)
-        if "masks_queries_logits" in outputs:
-            logits = semantic_scores(outputs["class_queries_logits"], outputs["masks_queries_logits"])
-        else:
-            logits = outputs["logits"]
+        logits = class_scores(self.model(pixel_values=pixel_values))
         if self.task == "logits":
             return {"logits": logits}
         return {"label_map": most_likely(F.interpolate(logits, size=pixel_values.shape[2:], mode="bilinear"))}
-
-
-def most_likely(logits: torch.Tensor) -> torch.Tensor:
-    """Logits → class ids, at the logits' own resolution.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels, height, width)`): of a single class, it is told from
-            the background.
-
-    Returns:
-        `torch.LongTensor` of shape `(batch_size, height, width)`
-    """
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
 
 
 def export_onnx(
@@ -136,10 +120,8 @@ def export_onnx(
     model = load_model(model_name_or_path, trust_remote_code).float().eval()
     network = OnnxNetwork(model, task)
     inputs = _Photos(photos, image_processor, size)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
-        folder = Path(temporary) / "new"
-        (folder / "onnx").mkdir(parents=True)
+    with whole_folder(output) as folder:
+        (folder / "onnx").mkdir()
         float32_parts = _write_float32(network, folder / FLOAT32_FILE, size)
         report = {FLOAT32_FILE: {"largest_difference": _largest_difference(network, folder / FLOAT32_FILE, size)}}
         if int8:
@@ -152,9 +134,6 @@ def export_onnx(
         for file, figures in report.items():
             figures["megabytes"] = (folder / file).stat().st_size / 1e6
         _write_configs(folder, model.config, image_processor, "q8" if int8 else "fp32")
-        if output.exists():
-            output.rmdir()
-        os.replace(folder, output)
     return report
 
 
@@ -174,8 +153,7 @@ class _Photos:
 
 
 def _check_packages():
-    available = (is_onnx_available, is_onnxruntime_available, is_onnxscript_available)
-    missing = [name for name, test in zip(("onnx", "onnxruntime", "onnxscript"), available) if not test()]
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
             f"`export_onnx` needs packages that are missing here: {', '.join(missing)}; "
@@ -201,7 +179,7 @@ def _write_float32(network, path, size):
     graph.inputs[0].shape = onnx_ir.Shape(["batch", 3, *(size or ("height", "width"))])
     float32_parts = []
     for node in graph.all_nodes():
-        if any(f"{name}'" in node.metadata_props.get("pkg.torch.onnx.class_hierarchy", "") for name in FLOAT32_PARTS):
+        if any(f"{name}'" in node.metadata_props.get(CLASSES_OF_NODE, "") for name in FLOAT32_PARTS):
             float32_parts.append(node.name)
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     onnx_ir.save(exported.program, str(path))
@@ -326,8 +304,8 @@ def _write_configs(folder, config, image_processor, dtype):
         "transformers.js_config": {"dtype": dtype},
     }
     processor_config = {**image_processor.to_dict(), "image_processor_type": "SegformerImageProcessor"}
-    for name, content in (("config.json", model_config), ("preprocessor_config.json", processor_config)):
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", model_config)
+    write_json(folder / "preprocessor_config.json", processor_config)
 
 
 @contextlib.contextmanager

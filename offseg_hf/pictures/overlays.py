@@ -1,9 +1,11 @@
-"""Label maps as pictures: colours, overlays on the photo, legends, sheets that compare several; confusion matrices."""
+"""Label maps as pictures: colours, overlays on the photo, legends, sheets that compare several."""
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from offseg_hf.pictures.palettes import IGNORE_COLOUR
@@ -12,11 +14,9 @@ IGNORE_INDEX = 255
 IGNORE_NAME = "(ignored)"
 LONGEST_NAME = 48  # characters of a class name in a legend; longer ones are cut
 ERROR_COLOUR = (230, 30, 30)
-SHARE_COLOURS = ((255, 255, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))  # from 0 to 1
-MAX_NUMBERED = 40  # classes of a confusion matrix whose cells hold numbers
 
 
-def colorize(label_map, palette):
+def colorize(label_map: np.ndarray, palette: ArrayLike) -> Image.Image:
     """The label map in the colours of its classes.
 
     Args:
@@ -34,7 +34,7 @@ def colorize(label_map, palette):
     return Image.fromarray(colours[label_map])
 
 
-def overlay(image, label_map, palette, opacity=0.5):
+def overlay(image: Image.Image, label_map: np.ndarray, palette: ArrayLike, opacity: float = 0.5) -> Image.Image:
     """The photo, tinted in the colours of its classes; ignored pixels stay as they are.
 
     Args:
@@ -64,7 +64,7 @@ def overlay(image, label_map, palette, opacity=0.5):
     return tinted
 
 
-def add_legend(image, label_map, id2label, palette):
+def add_legend(image: Image.Image, label_map: np.ndarray, id2label: dict[int, str], palette: ArrayLike) -> Image.Image:
     """The picture with a legend below: the classes found, the largest first, with their shares of all pixels.
 
     Args:
@@ -89,7 +89,7 @@ def add_legend(image, label_map, id2label, palette):
     return _with_legend(image.convert("RGB"), entries)
 
 
-def mark_errors(image, is_wrong):
+def mark_errors(image: Image.Image, is_wrong: np.ndarray) -> Image.Image:
     """The photo in grey, with the pixels in red whose class is wrong.
 
     Args:
@@ -105,7 +105,14 @@ def mark_errors(image, is_wrong):
     return picture
 
 
-def picture_sheet(rows, headers, id2label, palette, cell_width=384, captions=None):
+def picture_sheet(
+    rows: Sequence[Sequence[Image.Image | np.ndarray]],
+    headers: Sequence[str],
+    id2label: dict[int, str],
+    palette: ArrayLike,
+    cell_width: int = 384,
+    captions: Sequence[str] | None = None,
+) -> Image.Image:
     """One picture to compare by eye: rows of photos and label maps, a header over each column, a legend below.
 
     Args:
@@ -169,76 +176,6 @@ def picture_sheet(rows, headers, id2label, palette, cell_width=384, captions=Non
     return _with_legend(sheet, entries, font.size)
 
 
-def confusion_matrix_picture(confusion_matrix, id2label):
-    """A picture of what the pixels of each class were taken for.
-
-    Rows are labels, columns predictions, and the cells of a row sum to 100 %. With up to 40 classes, cells hold their
-    percentages, but those below one half; with more, colours tell alone. The row of a class without pixels is grey.
-
-    Args:
-        confusion_matrix (array-like): numbers of pixels of shape (K, K), by label and by prediction.
-        id2label (`dict[int, str]`): names of the classes; a class without one goes by its id.
-
-    Returns:
-        `PIL.Image.Image`: an RGB picture, about 900 pixels wide for 19 classes and 2,900 for 150.
-
-    Raises:
-        ValueError: if the matrix is not square.
-    """
-    counts = np.asarray(confusion_matrix)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise ValueError(
-            f"`confusion_matrix` must be of shape (K, K), got {counts.shape}: leave out what stands for no class."
-        )
-    num_labels = len(counts)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    cell = 40 if num_labels <= MAX_NUMBERED else 18  # pixels
-    colours = np.where(counts.any(axis=1)[:, None, None], _share_colours(shares), 232).astype(np.uint8)  # (K, K, 3)
-    colours = colours.repeat(cell, axis=0).repeat(cell, axis=1)
-    colours[::cell] = colours[:, ::cell] = 216  # lines between the cells
-
-    font = ImageFont.load_default(size=14)
-    names = [_short_name(index, id2label) for index in range(num_labels)]
-    margin = math.ceil(max(font.getlength(text) for text in (*names, "columns: predictions"))) + font.size
-    side = margin + len(colours)
-    picture = Image.new("RGB", (max(side, 40 * font.size) + font.size, side + 5 * font.size), "white")
-    picture.paste(Image.fromarray(colours), (margin, margin))
-    draw = ImageDraw.Draw(picture)
-    lying = Image.new("RGB", (margin, len(colours)), "white")  # names of the columns, turned upright when done
-    draw_lying = ImageDraw.Draw(lying)
-    for index, name in enumerate(names):
-        middle = (index + 0.5) * cell
-        draw.text((margin - font.size / 2, margin + middle), name, fill="black", font=font, anchor="rm")
-        draw_lying.text((font.size / 2, middle), name, fill="black", font=font, anchor="lm")
-    picture.paste(lying.transpose(Image.Transpose.ROTATE_90), (margin, 0))
-    for line, text in enumerate(("rows: labels", "columns: predictions")):
-        draw.text((font.size / 2, font.size * (1 + 1.5 * line)), text, fill="black", font=font, anchor="lm")
-    if num_labels <= MAX_NUMBERED:
-        for row, column in zip(*np.nonzero(shares >= 0.005)):
-            share, at = shares[row, column], (margin + (column + 0.5) * cell, margin + (row + 0.5) * cell)
-            fill = "white" if share > 0.3 else "black"
-            draw.text(at, f"{100 * share:.0f}", fill=fill, font=font, anchor="mm")
-    _draw_scale(picture, (font.size, side + 2 * font.size), font)
-    return picture
-
-
-def _share_colours(shares):
-    """Colours (…, 3) of shares from 0 to 1; by their roots, so that small ones are seen."""
-    stops = np.linspace(0, 1, len(SHARE_COLOURS))
-    return np.stack([np.interp(np.sqrt(shares), stops, channel) for channel in zip(*SHARE_COLOURS)], axis=-1)
-
-
-def _draw_scale(picture, corner, font):
-    """Which colours stand for which percentages, from the corner to the right."""
-    draw, (x, y) = ImageDraw.Draw(picture), corner
-    for percentage in (0, 1, 5, 10, 25, 50, 75, 100):
-        colour = tuple(_share_colours(np.array(percentage / 100)).astype(int).tolist())
-        draw.rectangle((x, y, x + font.size, y + font.size), fill=colour, outline="grey")
-        text = f"{percentage} %"
-        draw.text((x + 1.5 * font.size, y + font.size / 2), text, fill="black", font=font, anchor="lm")
-        x += 2.5 * font.size + font.getlength(text)
-
-
 def _colour_table(palette):
     """The palette, with the ignored pixels' colour where no class has the id 255."""
     palette = np.asarray(palette, dtype=np.uint8)  # (K, 3)
@@ -270,11 +207,19 @@ def _class_name(index, id2label, palette):
     """What a legend calls a class."""
     if index == IGNORE_INDEX >= len(palette):
         return IGNORE_NAME
-    return _short_name(index, id2label)
+    return short_name(index, id2label)
 
 
-def _short_name(index, id2label):
-    """The name of a class as it can be drawn; its id where there is none."""
+def short_name(index: int, id2label: dict[int, str]) -> str:
+    """The name of a class as pictures show it.
+
+    Args:
+        index (`int`): the class id.
+        id2label (`dict[int, str]`): names of the classes.
+
+    Returns:
+        `str`: at most 48 ASCII characters; the id where there is no name, or none in ASCII.
+    """
     name = _plain(str(id2label.get(int(index), int(index)))) or str(index)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 

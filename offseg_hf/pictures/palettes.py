@@ -5,7 +5,7 @@ import numpy as np
 IGNORE_COLOUR = (26, 26, 30)  # of pixels that have no class
 
 
-def default_palette(num_labels):
+def default_palette(num_labels: int) -> np.ndarray:
     """A colour for each class, each as far as possible from all before it.
 
     The colours are the same at every call, and those of a smaller palette begin a larger one. Distances are taken in

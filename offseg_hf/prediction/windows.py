@@ -2,17 +2,22 @@
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
 from offseg_hf.model_types import auto_model_class
-from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
 from offseg_hf.prediction.evaluation_mode import evaluation_mode
+from offseg_hf.prediction.scores import class_scores, most_likely
 
 MAX_BAND_VALUES = 2**20  # logits of one band of rows: 4 MB in float32, of which there are several forms
 
 
 @torch.no_grad()
-def sliding_window_logits(model, pixel_values, window_size, stride):
+def sliding_window_logits(
+    model: PreTrainedModel,
+    pixel_values: torch.Tensor,
+    window_size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+) -> torch.Tensor:
     """Logits of photos of any size, from windows that slide over them.
 
     Windows lie at multiples of the stride, the last ones shifted back inside; on a photo that is smaller than a
@@ -40,7 +45,14 @@ def sliding_window_logits(model, pixel_values, window_size, stride):
 
 
 @torch.no_grad()
-def label_maps_in_bands(model, pixel_values, size, window_size=None, stride=None, flip=False):
+def label_maps_in_bands(
+    model: PreTrainedModel,
+    pixel_values: list[torch.Tensor],
+    size: tuple[int, int],
+    window_size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    flip: bool = False,
+) -> torch.Tensor:
     """Label maps by the benchmarks' protocol, without ever holding all logits of a photo.
 
     The logits at the size of `pixel_values`, see [`sliding_window_logits`], are resized bilinearly to `size`, and the
@@ -83,7 +95,7 @@ def label_maps_in_bands(model, pixel_values, size, window_size=None, stride=None
                 if len(views) > 1 and are_logits:  # a single class is found where its probability is above one half
                     scores = scores.softmax(dim=1) if scores.shape[1] > 1 else scores.sigmoid() - 0.5
                 total = total + (scores.flip(-1) if mirrored else scores)
-            rows.append(total.argmax(dim=1) if total.shape[1] > 1 else (total[:, 0] > 0).long())
+            rows.append(most_likely(total))
     return torch.cat(rows, dim=1)
 
 
@@ -120,7 +132,9 @@ def _bands(model, pixel_values, size, num_rows, window_size, stride):
         yield _resized(total, [lines[0] - first, lines[1] - first, lines[2]], size[1])
 
 
-def check_windows(window_size, stride):
+def check_windows(
+    window_size: int | tuple[int, int] | None, stride: int | tuple[int, int] | None
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """Checks that sliding windows leave no gaps.
 
     Args:
@@ -158,10 +172,7 @@ def _windows(size, window_size, stride):
 
 def _window_logits(model, pixel_values):
     """Logits (B, K, h, w) at the model's resolution, in float32; scores, where the model classifies masks."""
-    outputs = model(pixel_values=pixel_values.to(model.device, model.dtype))
-    if "class_queries_logits" in outputs:
-        return semantic_scores(outputs.class_queries_logits, outputs.masks_queries_logits)
-    return outputs.logits.float()
+    return class_scores(model(pixel_values=pixel_values.to(model.device, model.dtype))).float()
 
 
 def _source_lines(start, stop, old, new):

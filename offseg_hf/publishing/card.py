@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import PreTrainedConfig
 
+from offseg_hf.markdown import markdown_table
 from offseg_hf.model_types import auto_model_class, predicted_labels
 
 ARCHITECTURES = {
@@ -67,8 +68,8 @@ def model_card(
         repo_id (`str`): the repository, such as `"org/offseg-b0"`.
         config ([`transformers.PreTrainedConfig`]): the model's.
         num_parameters (`int`): number of its parameters.
-        training (`dict`): content of `training.json` as `scripts/train.py` writes it; empty where there is none.
-        evaluations (`list[dict]`): contents of `evaluation-SPLIT.json` as `scripts/evaluate.py` writes them.
+        training (`dict`): content of `training.json` as training writes it; empty where there is none.
+        evaluations (`list[dict]`): contents of `evaluation-SPLIT.json` as `offseg evaluate` writes them.
         license (`str`, *optional*): the weights' licence, as the Hub spells it, such as `"apache-2.0"`.
         base_model (`str`, *optional*): Hub id of the model whose weights the training began with, where `training`
             does not say.
@@ -182,17 +183,18 @@ def _training(training, origin, dataset_name):
     start = {RANDOM_WEIGHTS: "from random weights", None: ""}.get(origin, f"from {_origin_name(origin)}")
     split = f", split `{training['train_split']}`" if training.get("train_split") else ""
     data = f"on {dataset_name}{split}" if dataset_name else ""
-    rows = [f"| {name} | {value} |" for name, value in _known_rows(training)]
+    rows = list(_known_rows(training))
     parts = []
     if start or data:
         verb = "Converted" if origin == AUTHORS_WEIGHTS and not rows else "Trained"
         parts.append(" ".join(word for word in (verb, start, data) if word) + ".")
     if rows:
-        parts.append("\n".join(["| | |", "|---|---|", *rows]))
+        parts.append(markdown_table(("", ""), rows))
     return "\n\n".join(["## Training", *parts]) if parts else ""
 
 
 def _known_rows(training):
+    """Yields (name, value) of what the training's record knows of the recipe."""
     for name, template in RECIPE:
         try:
             value = template.format(**training)
@@ -214,17 +216,20 @@ def _evaluation(evaluations, names, labels):
         f"{name}, {evaluation['split']}" if name else evaluation["split"]
         for name, evaluation in zip(names, evaluations)
     ]
-    table = [f"| | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
-    for metric, name in METRICS.items():
-        table.append(f"| {name} | {' | '.join(f'{evaluation[metric]:.4f}' for evaluation in evaluations)} |")
-    classes = [f"| IoU by class | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    figures = [
+        (name, *(f"{evaluation[metric]:.4f}" for evaluation in evaluations)) for metric, name in METRICS.items()
+    ]
+    classes = []
     for label in labels:
         values = [evaluation.get(f"iou_{label}") for evaluation in evaluations]
-        label = label.replace("|", r"\|")
-        classes.append(f"| {label} | {' | '.join('' if value is None else f'{value:.4f}' for value in values)} |")
+        classes.append((label, *(None if value is None else f"{value:.4f}" for value in values)))
+    align = "l" + "r" * len(titles)
     return (
         "## Evaluation\n\nMeasured on whole photos, at the labels' own resolution. A class without a number does not "
-        "occur there.\n\n" + "\n".join(table) + "\n\n" + "\n".join(classes)
+        "occur there.\n\n"
+        + markdown_table(("", *titles), figures, align)
+        + "\n\n"
+        + markdown_table(("IoU by class", *titles), classes, align)
     )
 
 

@@ -20,10 +20,9 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from offseg_hf.data.presets import published_palette
+from offseg_hf.data.presets import class_palette
 from offseg_hf.model_types import ignore_index, is_in_head, predicted_labels
 from offseg_hf.pictures.overlays import IGNORE_INDEX, picture_sheet
-from offseg_hf.pictures.palettes import default_palette
 from offseg_hf.pictures.plots import draw_curves
 from offseg_hf.pictures.saving import save_picture
 from offseg_hf.prediction.evaluation_mode import evaluation_mode
@@ -256,8 +255,7 @@ class PredictionSheets(TrainerCallback):
             (self._photo(example), self._truth(example), prediction)
             for example, prediction in zip(self.examples, predictions)
         ]
-        palette = published_palette(id2label)
-        palette = default_palette(len(id2label)) if palette is None else palette
+        palette = class_palette(id2label)
         sheet = picture_sheet(rows, ("photo", "truth", "prediction"), id2label, palette)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_picture(sheet, path, quality=90)

@@ -4,8 +4,7 @@ import torch
 
 from offseg_hf.evaluation.figures import named_results
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
-from offseg_hf.models.label_map import upsampled_label_map
-from offseg_hf.models.modeling_offseg_mask2former import semantic_scores
+from offseg_hf.prediction.scores import label_maps
 
 
 def predicted_label_maps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -19,10 +18,7 @@ def predicted_label_maps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     Returns:
         `torch.Tensor` of shape `(batch_size, height, width)`: class ids.
     """
-    if isinstance(logits, (tuple, list)):
-        classifies_masks = logits[0].ndim == 3  # (B, Q, K + 1), and then the masks
-        logits = semantic_scores(*logits[:2]) if classifies_masks else logits[0]
-    return upsampled_label_map(logits, labels.shape[-2:])
+    return label_maps(logits, labels.shape[-2:])
 
 
 class BatchMetrics:

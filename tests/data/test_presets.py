@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from offseg_hf.data.presets import PRESETS, find_preset, published_palette
+from offseg_hf.data.presets import PRESETS, class_palette, find_preset
+from offseg_hf.pictures.palettes import default_palette
 
 # objectInfo150.txt: Idx and the first name, in lines of ten.
 ADE20K = """
@@ -214,8 +215,8 @@ def test_preset_is_found_by_its_name_alone():
 
 def test_palette_is_found_by_the_names_of_the_classes():
     preset = PRESETS["cityscapes"]
-    assert published_palette(dict(preset.id2label)) is preset.palette
-    assert published_palette({**preset.id2label, 0: "street"}) is None
+    assert class_palette(dict(preset.id2label)) is preset.palette
+    np.testing.assert_array_equal(class_palette({**preset.id2label, 0: "street"}), default_palette(19))
 
 
 def test_encoding_is_shown_by_the_runs_of_its_ids():

@@ -1,22 +1,11 @@
 import math
 import tracemalloc
-from pathlib import Path
 
-import datasets
-import evaluate
 import numpy as np
 import pytest
 import torch
 
-import offseg_hf.evaluation.metric
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Whatever a metric writes goes here."""
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "metrics")
-    return tmp_path
 
 
 def random_maps(num_labels, sizes, seed=0):
@@ -135,24 +124,6 @@ def test_background_and_foreground_are_reported_when_the_model_is_binary():
 def test_figures_are_nan_when_every_pixel_is_ignored():
     figures = SemanticSegmentationMetric(num_labels=2).compute(predictions=[[[0, 1]]], references=[[[255, 255]]])
     assert all(np.isnan(value).all() for value in figures.values())
-
-
-def test_metric_loads_without_the_hub_when_given_its_file(monkeypatch, cache):
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", cache / "modules")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    metric = evaluate.load(
-        str(Path(offseg_hf.evaluation.metric.__file__)), num_labels=2, cache_dir=str(cache / "metrics")
-    )
-    assert isinstance(metric, evaluate.Metric)
-    assert metric.compute(predictions=[[[0, 1]]], references=[[[0, 0]]])["overall_accuracy"] == 0.5
-
-
-def test_nothing_is_written_when_maps_are_added(cache):
-    metric = SemanticSegmentationMetric(num_labels=3)
-    predictions, references = random_maps(3, [(50, 50)] * 4)
-    metric.add_batch(predictions=predictions, references=references)
-    metric.compute()
-    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_memory_is_constant_when_many_maps_are_added():

@@ -18,9 +18,9 @@ from offseg_hf import OffSegImageProcessor
 from offseg_hf.data import load_segmentation_dataset
 from offseg_hf.data.labels import LabelTable
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
-from offseg_hf.evaluation.figures import named_results
+from offseg_hf.evaluation.figures import Evaluation, class_table, named_results
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
-from offseg_hf.evaluation.protocol import Evaluation, class_table, evaluate_model
+from offseg_hf.evaluation.protocol import evaluate_model
 from offseg_hf.models.image_processing_offseg import read_image, read_mask
 from offseg_hf.prediction.windows import label_maps_in_bands
 from offseg_hf.training.metrics import BatchMetrics, predicted_label_maps
@@ -122,8 +122,8 @@ def test_result_is_that_of_one_process_when_there_are_two(scenes, tmp_path):
     program.write_text(f"""
 import json, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from test_evaluation import OffSegImageProcessor, evaluate_model, load, scene_model
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:3]]!r}
+from test_protocol import OffSegImageProcessor, evaluate_model, load, scene_model
 results = []
 for streaming in (False, True):
     data = load({str(scenes)!r}, streaming)
@@ -215,11 +215,12 @@ def test_table_holds_every_class_and_the_means():
         worst=[],
     )
     assert class_table(evaluation).splitlines() == [
-        "class                   IoU  accuracy           pixels",
-        "sky                   50.00     75.00            1,200",
-        "traffic light                                        0",
-        "mean of the classes   50.00     75.00            1,200",
-        "all pixels                      66.67            1,200",
+        "| class               |   IoU | accuracy | pixels |",
+        "| ------------------- | ----: | -------: | -----: |",
+        "| sky                 | 50.00 |    75.00 |  1,200 |",
+        "| traffic light       |       |          |      0 |",
+        "| mean of the classes | 50.00 |    75.00 |  1,200 |",
+        "| all pixels          |       |    66.67 |  1,200 |",
     ]
 
 

@@ -1,6 +1,7 @@
 """What the exported files compute, what is written beside them, and what is refused."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from offseg_hf import (
     OffSegSegNextConfig,
     OffsetLearningConfig,
 )
-from offseg_hf.export.onnx import OnnxNetwork, _largest_difference, _regret, export_onnx, most_likely
+from offseg_hf.export.onnx import OnnxNetwork, _largest_difference, _regret, export_onnx
 from offseg_hf.model_types import auto_model_class, load_model
 
 onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
@@ -110,7 +111,11 @@ def test_int8_file_leaves_offset_learning_in_float32(exported):
     softmaxes = [node for node in graph.node if node.op_type == "Softmax"][-2:]  # over pixels and over classes
     inputs = {name for node in graph.node if set(node.input) & {s.output[0] for s in softmaxes} for name in node.input}
     assert len(softmaxes) == 2
-    assert not [name for name in inputs if name in producers and producers[name].op_type == "DequantizeLinear"]
+    in_8_bits = [name for name in inputs if name in producers and producers[name].op_type == "DequantizeLinear"]
+    assert not in_8_bits, (
+        "torch may note the classes of nodes under another name than `CLASSES_OF_NODE` by now: print the "
+        "`metadata_props` of a node before they are cleared, and correct it"
+    )
 
 
 def test_fp16_file_takes_and_gives_float32_with_weights_of_half_the_size(exported):
@@ -170,11 +175,6 @@ def test_a_label_map_differs_by_what_its_classes_lack_to_the_likeliest():
     assert _regret(logits[:, :1] - 1, torch.tensor([[[1, 1]]])).tolist() == [[[0.5, 0.0]]]
 
 
-def test_a_single_class_is_told_from_the_background():
-    logits = torch.tensor([[[[-1.0, 0.0, 2.0]]]])
-    assert most_likely(logits).tolist() == [[[0, 0, 1]]]
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -197,7 +197,7 @@ def test_a_folder_with_files_is_left_alone(model_folder, tmp_path):
 
 
 def test_missing_packages_are_named(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("offseg_hf.export.onnx.is_onnxscript_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
     with pytest.raises(ImportError, match="packages that are missing here: onnxscript; `pip install 'offseg-hf"):
         export_onnx(model_folder, tmp_path / "new")
 

@@ -5,7 +5,6 @@ from PIL import Image
 from offseg_hf.pictures.overlays import (
     add_legend,
     colorize,
-    confusion_matrix_picture,
     mark_errors,
     overlay,
     picture_sheet,
@@ -200,46 +199,6 @@ def test_errors_are_red_on_the_grey_photo():
     right, wrong = np.asarray(mark_errors(photo, np.array([[False, True]])))[0].tolist()
     assert right[0] == right[1] == right[2]
     assert wrong[0] > 150 and wrong[1] < 60 and wrong[2] < 60
-
-
-# Confusion matrices
-
-
-def cells_of(picture, num_labels, cell):
-    """The colour of each cell, in its corner, where no number is drawn."""
-    pixels = np.asarray(picture)
-    lines = np.flatnonzero((pixels[:, pixels.shape[1] // 2] == 216).all(axis=-1))
-    top = lines[0]
-    left = np.flatnonzero((pixels[top] == 216).all(axis=-1))[0]
-    return pixels[top + 4 : top + num_labels * cell : cell, left + 4 : left + num_labels * cell : cell].astype(int)
-
-
-def test_confusion_matrix_is_darker_where_more_pixels_of_a_row_went():
-    matrix = np.zeros((19, 19), int)
-    matrix[0, :3] = (1000, 0, 0)
-    matrix[1, :3] = (30, 60, 10)  # of fewer pixels: rows count by themselves
-    names = {index: f"class {index}" for index in range(19)}
-    cells = cells_of(confusion_matrix_picture(matrix, names), 19, 40)
-    assert cells.shape == (19, 19, 3)
-    darkness = 255 - cells.mean(axis=-1)
-    assert darkness[0, 0] > darkness[1, 1] > darkness[1, 0] > darkness[1, 2] > darkness[0, 1] == 0
-    assert (cells[2:] == 232).all()  # no pixel has these labels
-
-
-def test_confusion_matrix_of_150_classes_has_room_for_every_name():
-    picture = confusion_matrix_picture(np.eye(150, dtype=int), {index: f"class {index}" for index in range(150)})
-    assert min(picture.size) > 150 * 18 and max(picture.size) < 3200
-    cells = cells_of(picture, 150, 18)
-    assert (cells[np.eye(150, dtype=bool)] == (8, 48, 107)).all() and (cells[~np.eye(150, dtype=bool)] == 255).all()
-
-
-def test_confusion_matrix_of_two_classes_shows_the_whole_scale():
-    assert confusion_matrix_picture([[1, 0], [0, 1]], {0: "background", 1: "crack"}).width > 500
-
-
-def test_confusion_matrix_that_is_not_square_raises():
-    with pytest.raises(ValueError, match=r"`confusion_matrix` must be of shape \(K, K\), got \(2, 3\)"):
-        confusion_matrix_picture(np.zeros((2, 3)), NAMES)
 
 
 # Files

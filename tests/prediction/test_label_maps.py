@@ -3,16 +3,14 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import tiny_mask2former
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import EomtConfig, EomtForUniversalSegmentation, SegformerConfig, SegformerForSemanticSegmentation
+from transformers.models.eomt.image_processing_pil_eomt import EomtImageProcessorPil
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from offseg_hf import (
-    OffSegConfig,
-    OffSegForSemanticSegmentation,
-    inference,
-)
+from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
 from offseg_hf.model_types import predicted_labels
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+from offseg_hf.prediction import windows as windows_module
 from offseg_hf.prediction.label_maps import predict_label_map
 from offseg_hf.prediction.photos import find_images
 from offseg_hf.prediction.windows import label_maps_in_bands, sliding_window_logits
@@ -55,6 +53,28 @@ def test_label_map_of_a_native_segformer(photo):
     image_processor = SegformerImageProcessorPil(size={"height": 64, "width": 96})
     label_map = predict_label_map(model, image_processor, photo)
     np.testing.assert_array_equal(label_map, expected_label_map(model, image_processor, photo))
+
+
+def test_label_map_of_a_model_that_classifies_masks_is_the_one_that_is_measured(photo):
+    model, image_processor = tiny_mask2former(num_labels=3), OffSegImageProcessor(size={"height": 64, "width": 96})
+    pixel_values = image_processor(images=photo, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        scores = torch.nn.functional.interpolate(scores_of(model.eval(), pixel_values), (61, 90), mode="bilinear")
+    assert_largest(torch.from_numpy(predict_label_map(model, image_processor, photo).astype(int))[None], scores)
+
+
+def test_label_map_of_a_photo_that_the_image_processor_cuts_into_patches(photo):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_blocks": 1, "num_queries": 4}
+    config = EomtConfig(**sizes, image_size=32, patch_size=8, num_upscale_blocks=1, num_labels=3)
+    model, size = EomtForUniversalSegmentation(config).eval(), {"shortest_edge": 32, "longest_edge": None}
+    image_processor = EomtImageProcessorPil(size=size, do_split_image=True, do_pad=False)
+    inputs = image_processor(images=photo, return_tensors="pt")
+    assert len(inputs["pixel_values"]) > 1
+    with torch.no_grad():
+        outputs = model(**inputs)
+    expected = image_processor.post_process_semantic_segmentation(outputs, target_sizes=[(61, 90)])[0]
+    np.testing.assert_array_equal(predict_label_map(model, image_processor, photo), expected)
 
 
 @pytest.mark.parametrize(("num_labels", "dtype"), [(256, np.uint8), (257, np.uint16)])
@@ -137,12 +157,12 @@ def test_find_images_takes_a_file_of_any_suffix(tmp_path):
 
 
 def test_find_images_raises_when_nothing_is_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`source` must be an image file or a folder of them"):
+    with pytest.raises(FileNotFoundError, match="photos must be an image file or a folder of them, and there is no"):
         find_images(tmp_path / "nothing")
 
 
 def test_find_images_raises_when_a_folder_has_no_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"`source` must hold image files \(.bmp, .*sub-folders"):
+    with pytest.raises(FileNotFoundError, match=r"folder of photos must hold image files \(.bmp, .*sub-folders"):
         find_images(tmp_path)
 
 
@@ -245,7 +265,7 @@ def test_stride_without_windows_raises(photo):
 
 @pytest.fixture(params=[1, 4000], ids=["row by row", "band by band"])
 def bands(request, monkeypatch):
-    monkeypatch.setattr(inference, "MAX_BAND_VALUES", request.param)
+    monkeypatch.setattr(windows_module, "MAX_BAND_VALUES", request.param)
 
 
 @pytest.mark.parametrize("size", [(75, 110), (150, 97), (31, 40)])
@@ -294,7 +314,7 @@ def test_label_maps_of_a_single_class_hold_1_where_it_is_likely(flip):
 
 
 def test_label_maps_in_bands_keep_far_less_than_all_logits(monkeypatch):
-    monkeypatch.setattr(inference, "MAX_BAND_VALUES", 2**16)
+    monkeypatch.setattr(windows_module, "MAX_BAND_VALUES", 2**16)
     held = []
 
     class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):

@@ -1,5 +1,7 @@
 """The card tells what was recorded, and leaves out what was not."""
 
+import re
+
 import pytest
 from huggingface_hub import ModelCard
 from transformers import SegformerConfig
@@ -41,6 +43,12 @@ def card(config=CONFIG, training=None, evaluations=(), **options):
     return ModelCard(model_card("org/model", config, 1234567, training or {}, list(evaluations), **options))
 
 
+def rows_of(card):
+    """The rows of the card's tables, without the spaces that make columns line up and the lines below headers."""
+    rows = [re.sub(" +", " ", line) for line in card.text.splitlines() if line.startswith("|")]
+    return [row for row in rows if "---" not in row]
+
+
 def test_card_holds_only_what_is_always_known_when_nothing_was_recorded():
     bare = card()
     assert bare.data.to_dict() == {
@@ -55,8 +63,7 @@ def test_card_holds_only_what_is_always_known_when_nothing_was_recorded():
 
 
 def test_recipe_has_a_row_for_each_recorded_number():
-    rows = [line for line in card(training=TRAINING).text.splitlines() if line.startswith("| ")]
-    assert rows == [
+    assert rows_of(card(training=TRAINING)) == [
         "| | |",
         "| Steps | 1,500, of 8 images each |",
         "| Learning rate | 6e-05 for the encoder, 10 times that for the head |",
@@ -73,13 +80,14 @@ def test_results_are_in_the_metadata_and_in_tables():
     (result, *_) = [each for each in measured.data.eval_results if each.metric_type == "mean_iou"]
     assert (result.metric_value, result.dataset_name, result.dataset_split) == (0.4124, "camvid", "test")
     assert len(measured.data.eval_results) == 3 and measured.data.metrics == ["mean_iou"]
-    lines = measured.text.splitlines()
-    assert "| Mean IoU | 0.4124 |" in lines
-    assert lines[lines.index("| IoU by class | camvid, test |") :][:5] == [
+    assert rows_of(measured)[-8:] == [
+        "| | camvid, test |",
+        "| Mean IoU | 0.4124 |",
+        "| Mean accuracy | 0.5000 |",
+        "| Pixel accuracy | 0.9000 |",
         "| IoU by class | camvid, test |",
-        "|---|---|",
         "| sky | 0.8000 |",
-        "| road |  |",
+        "| road | |",
         r"| left\|right | 0.0200 |",
     ]
 

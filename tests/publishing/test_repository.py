@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import Mask2FormerImageProcessorPil, SegformerConfig, SegformerForSemanticSegmentation
 
+import offseg_hf.models
 from offseg_hf import (
     OffSegConfig,
     OffSegEfficientFormerConfig,
@@ -28,7 +30,9 @@ from offseg_hf import (
     OffsetLearningForSemanticSegmentation,
 )
 from offseg_hf.files import write_json
-from offseg_hf.publishing.repository import check_repository, push_to_hub, weights_digest, write_repository
+from offseg_hf.publishing.records import weights_digest
+from offseg_hf.publishing.repository import imported_siblings, write_repository
+from offseg_hf.publishing.upload import check_repository, push_to_hub, upload_repository
 
 LABELS = {"id2label": {0: "sky", 1: "road", 2: "car"}, "label2id": {"sky": 0, "road": 1, "car": 2}}
 MIT = {
@@ -259,6 +263,57 @@ def test_folder_of_the_model_stays_as_it_is_and_nothing_else_of_it_is_sent(hub, 
     assert not {"checkpoint-2/optimizer.pt", "training_args.bin"} & hub.files("org/model").keys()
 
 
+def test_what_lies_in_the_folder_besides_the_files_named_stays_at_home(hub, model_folder, tmp_path):
+    folder = tmp_path / "repository"
+    files = write_repository(model_folder, folder, "org/model")
+    (folder / ".env").write_text("HF_TOKEN=secret")
+    (folder / "notes.txt").write_text("mine")
+    upload_repository(folder, "org/model", files=files)
+    assert hub.files("org/model").keys() == {file.name for file in files}
+    (folder / "data").mkdir()
+    (folder / "data" / "more.txt").write_text("more")
+    upload_repository(folder, "org/model", files=[folder / "README.md", folder / "data" / "more.txt"])
+    assert hub.files("org/model").keys() == {file.name for file in files} | {"data/more.txt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (".env", ValueError, "`files` must not be hidden, since those may hold secrets, got .*env; leave it out"),
+        (".git/config", ValueError, "`files` must not be hidden, since those may hold secrets, got .*config"),
+        ("../model/config.json", ValueError, "`files` must not be hidden"),
+        ("none.txt", FileNotFoundError, "`files` must be files of .*, and there is no .*none.txt; leave it out"),
+        ("/etc/hosts", ValueError, "`files` must lie in .*, and /etc/hosts does not; name files of that folder"),
+        ("config.json", ValueError, r"`files` must hold README.md, the card, got \['config.json'\]; write one"),
+    ],
+)
+def test_files_that_may_not_be_sent_are_refused_before_any_request(name, error, message, hub, model_folder):
+    for hidden in (".env", ".git/config"):
+        (model_folder / hidden).parent.mkdir(exist_ok=True)
+        (model_folder / hidden).touch()
+    with pytest.raises(error, match=message):
+        upload_repository(model_folder, "org/model", files=[model_folder / name])
+    assert not hub.requests
+
+
+def test_repository_is_written_into_no_folder_that_holds_something(model_folder, tmp_path):
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match=r"`output` must be a new or empty folder, got .*repository; name"):
+        write_repository(model_folder, tmp_path / "repository", "org/model")
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(offseg_hf.models.__file__).parent.glob("[a-z]*.py")), ids=lambda f: f.stem
+)
+def test_files_that_are_shipped_are_those_that_transformers_looks_for(file):
+    # Should transformers give up this private function, remove the test: those above load what was shipped.
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    expected = {file.name, *(Path(name).name for name in get_relative_import_files(str(file)))}
+    assert {path.name for path in imported_siblings(file)} == expected
+
+
 def test_weights_of_the_older_format_are_sent_as_safetensors(hub, model_folder):
     state_dict = load_file(model_folder / "model.safetensors")
     (model_folder / "model.safetensors").unlink()
@@ -319,7 +374,7 @@ def test_repository_id_is_checked_before_any_request(repo_id, hub, model_folder,
     with pytest.raises(ValueError, match="`repo` must be NAMESPACE/NAME"):
         check_repository(repo_id)
     with pytest.raises(ValueError, match="`repo` must be NAMESPACE/NAME"):
-        write_repository(model_folder, tmp_path, repo_id)
+        write_repository(model_folder, tmp_path / "repository", repo_id)
     assert not hub.requests
 
 
@@ -379,21 +434,20 @@ def test_missing_file_is_named(file, message, model_folder, tmp_path):
     (model_folder / file).unlink()
     (model_folder / "training_args.bin").touch()
     with pytest.raises(FileNotFoundError, match=message):
-        write_repository(model_folder, tmp_path, "org/model")
+        write_repository(model_folder, tmp_path / "repository", "org/model")
 
 
 def test_weights_that_lack_some_are_refused(model_folder, tmp_path):
     torch.save({"decode_head.offset_learning.cls_repr": torch.zeros(1, 3, 16)}, model_folder / "pytorch_model.bin")
     (model_folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"`model` must hold all weights of the model, and .* lacks \d+ of them"):
-        write_repository(model_folder, tmp_path, "org/model")
+        write_repository(model_folder, tmp_path / "repository", "org/model")
 
 
 RESULTS = {"split": "test", "dataset": ["data/camvid"], "mean_iou": 0.4, "mean_accuracy": 0.5, "overall_accuracy": 0.9}
 
 
 def card_of(folder, tmp_path):
-    (tmp_path / "repository").mkdir()
     write_repository(folder, tmp_path / "repository", "org/model")
     return ModelCard.load(tmp_path / "repository" / "README.md")
 
@@ -414,14 +468,14 @@ def test_evaluation_of_other_weights_is_refused(model_folder, tmp_path):
     with pytest.raises(
         ValueError, match=r"evaluation-test.json` must be of the weights beside it, and was written for"
     ):
-        write_repository(model_folder, tmp_path, "org/model")
+        write_repository(model_folder, tmp_path / "repository", "org/model")
 
 
 @pytest.mark.parametrize("content", ["{", "3", '{"mean_iou": 1}'])
 def test_file_that_is_no_evaluation_is_named(content, model_folder, tmp_path):
     (model_folder / "evaluation-test.json").write_text(content)
     with pytest.raises(ValueError, match=r"evaluation-test.json` must be a record of this package, and lacks"):
-        write_repository(model_folder, tmp_path, "org/model")
+        write_repository(model_folder, tmp_path / "repository", "org/model")
 
 
 def test_digest_tells_weights_apart(model_folder, tmp_path):

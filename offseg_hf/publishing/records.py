@@ -1,0 +1,164 @@
+"""What is recorded beside a model's weights: how it was trained, and what was measured."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from offseg_hf.data.presets import find_preset
+from offseg_hf.data.sources import is_hub_id
+from offseg_hf.files import write_json
+from offseg_hf.publishing.card import METRICS, RANDOM_WEIGHTS
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+TRAINING_RECORD = "training.json"
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of the weights that are loaded from a folder.
+
+    Args:
+        folder (`Path`): a model's folder.
+
+    Returns:
+        `list[Path]`: safetensors, or where there are none the older format; empty where there are none of either.
+    """
+    for pattern in WEIGHT_PATTERNS:
+        files = sorted(file for file in folder.glob(pattern) if file.name != "training_args.bin")
+        if files:
+            return files
+    return []
+
+
+def weights_digest(folder: str | os.PathLike) -> str | None:
+    """What tells the weights in a folder from all others: the SHA-256 of their files.
+
+    Args:
+        folder (`str` or `os.PathLike`): a model's folder.
+
+    Returns:
+        `str` or `None`: 64 hexadecimal digits; `None` where the folder holds no weights.
+    """
+    digests = []
+    for file in weight_files(Path(folder)):
+        with file.open("rb") as content:
+            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
+    if len(digests) > 1:
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if digests else None
+
+
+def dataset_id(dataset: str | list[str], data_dir: str | None = None) -> str | None:
+    """The Hub id of a data set, as records call it.
+
+    Args:
+        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`].
+        data_dir (`str`, *optional*): likewise.
+
+    Returns:
+        `str` or `None`: the id; `None` for files and folders.
+    """
+    preset = find_preset(dataset)
+    if preset is not None:
+        dataset = data_dir or (preset.hub.repo_id if preset.hub else [])
+    sources = [dataset] if isinstance(dataset, str) else dataset
+    return sources[0] if len(sources) == 1 and is_hub_id(sources[0]) else None
+
+
+def write_training_record(
+    folder: str | os.PathLike,
+    args: "TrainingArguments",
+    steps: int,
+    metrics: dict,
+    data: dict,
+    variant: str | None = None,
+    model_name_or_path: str | None = None,
+    lora_rank: int | None = None,
+):
+    """Writes what the model card tells of a training, as `training.json` beside the weights.
+
+    Args:
+        folder (`str` or `os.PathLike`): the trained model's folder.
+        args ([`~offseg_hf.training.arguments.SegmentationTrainingArguments`]): the recipe.
+        steps (`int`): optimiser steps that were taken.
+        metrics (`dict`): of `Trainer.evaluate`; empty where nothing was measured.
+        data (`dict`): data and augmentation: `dataset`, `train_split`, `eval_split`, `crop_size`, `resize`,
+            `scale_range`, `flip_probability` and `photometric_distortion`.
+        variant (`str`, *optional*): the architecture's name.
+        model_name_or_path (`str`, *optional*): folder or Hub id of the weights that the training began with.
+        lora_rank (`int`, *optional*): of the updates, where they were trained in place of the encoder's weights.
+    """
+    names_of_data = ("train_split", "crop_size", "resize", "scale_range", "flip_probability", "photometric_distortion")
+    names = ("learning_rate", "head_learning_rate_factor", "lr_decay_power")
+    names += ("adam_beta1", "adam_beta2", "weight_decay", "seed")
+    evaluation = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    record = {
+        "weights": weights_digest(folder),
+        "origin": _origin_of_weights(model_name_or_path),
+        "variant": variant,
+        "dataset": data["dataset"],
+        "dataset_id": dataset_id(data["dataset"], data.get("data_dir")),
+        **{name: data[name] for name in names_of_data},
+        **{name: getattr(args, name) for name in names},
+        "steps": steps,
+        "warmup_steps": args.get_warmup_steps(steps),
+        "max_grad_norm": args.max_grad_norm or None,  # 0 for any
+        "lora_rank": lora_rank,
+        "images_per_step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+        "evaluation": {"split": data["eval_split"], **evaluation} if metrics else None,
+    }
+    write_json(Path(folder, TRAINING_RECORD), record)
+
+
+def read_records(folder: Path) -> tuple[dict, list[dict]]:
+    """What training and evaluation wrote beside the weights.
+
+    Args:
+        folder (`Path`): the model's folder.
+
+    Returns:
+        `tuple[dict, list[dict]]`: the record of the training, empty where there is none, and those of evaluations.
+
+    Raises:
+        ValueError: where a file is none of this package's records, or of other weights than those in the folder.
+    """
+    digest = weights_digest(folder)
+    training = _read_record(folder / TRAINING_RECORD, digest)
+    evaluations = [_read_record(path, digest, METRICS) for path in sorted(folder.glob("evaluation-*.json"))]
+    own = training.get("evaluation")
+    if own and own["split"] not in (evaluation.get("split") for evaluation in evaluations):
+        evaluations.append({**own, "dataset": training["dataset"], "dataset_id": training["dataset_id"]})
+    return training, evaluations
+
+
+def _origin_of_weights(model_name_or_path):
+    """`"random"`, a Hub id, or for a folder what its own record says: `None` where it has none."""
+    if model_name_or_path is None:
+        return RANDOM_WEIGHTS
+    if Path(model_name_or_path).is_dir():
+        return _read_record(Path(model_name_or_path, TRAINING_RECORD)).get("origin")
+    return model_name_or_path
+
+
+def _read_record(path, digest=None, needed=()):
+    """The content of a JSON file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [name for name in needed if name not in record]
+    except (ValueError, TypeError):
+        record, lacking = {}, ["JSON"]
+    if lacking:
+        raise ValueError(f"`{path}` must be a record of this package, and lacks {lacking[0]}; remove or rename it.")
+    if digest is not None and record.get("weights") not in (None, digest):
+        raise ValueError(
+            f"`{path}` must be of the weights beside it, and was written for others; evaluate again with --overwrite, "
+            "or remove it."
+        )
+    return record
