@@ -1,5 +1,6 @@
 """Checkpoints on disk: which is the newest whole one, and where a training may write."""
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
@@ -91,3 +92,15 @@ def broken_file(checkpoint: str | Path) -> str | None:
         except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
             return file.name
     return None
+
+
+@contextlib.contextmanager
+def without_progress_bars():
+    """Keeps transformers' own progress bars, such as that of the shards it writes, off for a while."""
+    were_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()

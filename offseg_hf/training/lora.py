@@ -15,8 +15,9 @@ The head is trained as a whole and saved with its BatchNorm statistics. An encod
 statistics would load and predict something else.
 """
 
-from torch import nn
 from transformers import PreTrainedModel, Trainer
+
+from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS
 
 _TARGETS = {  # of a full match with a module's name
     "segformer": r"(model\.)?segformer\..*\.(q_proj|v_proj)",
@@ -71,8 +72,7 @@ def add_lora(model: PreTrainedModel, rank: int):
 
 
 def _batch_norms_of_encoder(model, heads):
-    batch_norm = nn.modules.batchnorm._BatchNorm  # the synchronised one too
-    names = [name for name, module in model.named_modules() if isinstance(module, batch_norm)]
+    names = [name for name, module in model.named_modules() if isinstance(module, BATCH_NORM_LAYERS)]
     return [name for name in names if not any(f".{head}." in f".{name}." for head in heads)]
 
 

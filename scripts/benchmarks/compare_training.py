@@ -60,10 +60,8 @@ def run(name, seed, id2label, args):
     import torch
     from transformers import set_seed
 
-    from offseg_hf import OffSegImageProcessor
+    from offseg_hf import OffSegImageProcessor, SegmentationTrainer, SegmentationTrainingArguments
     from offseg_hf.data import TrainTransform, training_dataset
-    from offseg_hf.training.arguments import SegmentationTrainingArguments
-    from offseg_hf.training.from_arguments import create_trainer
 
     set_seed(seed)
     model = create(name, id2label)
@@ -84,7 +82,7 @@ def run(name, seed, id2label, args):
             warmup_steps=args.warmup_steps, save_strategy="no", seed=seed, data_seed=seed, logging_steps=100,
             use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip
-        create_trainer(model, training_args, train_dataset).train()
+        SegmentationTrainer(model, training_args, train_dataset=train_dataset).train()
     return {"parameters": model.num_parameters(), **measure(model, image_processor, id2label, args)}
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -24,9 +25,16 @@ from offseg_hf.pictures.overlays import picture_sheet
 from offseg_hf.pictures.palettes import default_palette
 from offseg_hf.prediction.label_maps import predict_label_map
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.callbacks import EvaluationRecord, TrainingRates, check_reporting, watch
-from offseg_hf.training.from_arguments import create_trainer, trainer_from_arguments
+from offseg_hf.training.callbacks import (
+    CurvePicture,
+    EvaluationRecord,
+    PredictionSheets,
+    TrainingRates,
+    check_reporting,
+)
+from offseg_hf.training.from_arguments import trainer_from_arguments
 from offseg_hf.training.options import DataArguments, ModelArguments
+from offseg_hf.training.trainer import SegmentationTrainer
 
 ID2LABEL = dict(enumerate(SCENE_LABELS))
 CLASSES = {"num_labels": len(ID2LABEL), "id2label": ID2LABEL}
@@ -40,11 +48,11 @@ def scenes(tmp_path_factory):
 def arguments(folder, **values):
     defaults = {"max_steps": 4, "warmup_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
     quiet = {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False}
-    watched = {"eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1, "num_prediction_examples": 2}
-    return SegmentationTrainingArguments(output_dir=str(folder), **{**defaults, **quiet, **watched, **values})
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1, "num_prediction_examples": 2}
+    return SegmentationTrainingArguments(output_dir=str(folder), **{**defaults, **quiet, **evaluated, **values})
 
 
-def create(scenes, folder, model=None, streaming=False, watched=True, evaluated=True, **values):
+def create(scenes, folder, model=None, streaming=False, recorded=True, evaluated=True, **values):
     image_processor = OffSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     source = {"image_processor": image_processor, "num_labels": len(ID2LABEL), "streaming": streaming}
     transform = TrainTransform(crop_size=(64, 64), resize=(96, 64))
@@ -52,9 +60,16 @@ def create(scenes, folder, model=None, streaming=False, watched=True, evaluated=
     eval_data = evaluation_dataset(str(scenes), "validation", **source) if evaluated else None
     values = values if evaluated else {"eval_strategy": "no", **values}
     model = model or tiny_offseg(**CLASSES)
-    trainer = create_trainer(model, arguments(folder, **values), train_data, eval_data, image_processor)
-    if watched:
-        watch(trainer)
+    trainer = SegmentationTrainer(
+        model,
+        arguments(folder, **values),
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        image_processor=image_processor,
+    )
+    if not recorded:
+        for callback in (TrainingRates, PredictionSheets, EvaluationRecord, CurvePicture):
+            trainer.remove_callback(callback)
     return trainer
 
 
@@ -71,12 +86,12 @@ def difference(picture, expected):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_training_is_the_same_to_the_bit_when_watched(scenes, tmp_path, streaming):
-    def train(watched):
+def test_training_is_the_same_to_the_bit_when_recorded(scenes, tmp_path, streaming):
+    def train(recorded):
         # Dropped paths in training and new bases in evaluation: each draws random numbers.
         model = tiny_segnext(**CLASSES, drop_path_rate=0.3, resample_bases_in_evaluation=True)
-        folder = tmp_path / str(watched)
-        trainer = create(scenes, folder, model, streaming, watched)
+        folder = tmp_path / str(recorded)
+        trainer = create(scenes, folder, model, streaming, recorded)
         torch.manual_seed(1)
         trainer.train()
         results = [entry["eval_mean_iou"] for entry in trainer.state.log_history if "eval_mean_iou" in entry]
@@ -84,15 +99,15 @@ def test_training_is_the_same_to_the_bit_when_watched(scenes, tmp_path, streamin
 
     np.random.seed(0)
     random.seed(0)
-    watched = train(True)
+    recorded = train(True)
     np.random.seed(0)
     random.seed(0)
     alone = train(False)
     assert (tmp_path / "True" / "predictions" / "step-000004.jpg").is_file()
     assert files(tmp_path / "False") == []
     for name, tensor in alone[0].items():
-        assert torch.equal(tensor, watched[0][name]), name
-    assert watched[1:] == alone[1:]
+        assert torch.equal(tensor, recorded[0][name]), name
+    assert recorded[1:] == alone[1:]
 
 
 # Example predictions
@@ -216,7 +231,10 @@ def test_only_the_main_process_writes_when_there_are_two(scenes, tmp_path):
         *("--crop_size", 64, 64, "--resize", 96, 64, "--eval_strategy", "steps", "--eval_steps", 1),
         *("--logging_steps", 1, "--save_strategy", "no", "--use_cpu", "--output_dir", tmp_path / "model"),
     ]
-    found = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(Path(offseg_hf.__file__).parents[1])}
+    found = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, check=True, timeout=300, env=environment
+    )
     assert [line["step"] for line in lines(tmp_path / "model")] == [1, 2]
     assert files(tmp_path / "model" / "predictions") == ["step-000001.jpg", "step-000002.jpg"]
     assert [found.stdout.count(f"step {step}: mean IoU") for step in (1, 2)] == [1, 1]
@@ -230,9 +248,9 @@ def test_learning_rates_of_encoder_and_head_are_logged(scenes, tmp_path, model):
     trainer = create(scenes, tmp_path, model(**CLASSES), evaluated=False)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    # The first step's is 1e-6 of the full one, then it falls in 3 steps to 0.
-    assert [entry["learning_rate"] for entry in logged] == pytest.approx([1e-9, 1e-3, 2e-3 / 3, 1e-3 / 3])
-    assert [entry["learning_rate_head"] for entry in logged] == pytest.approx([1e-8, 1e-2, 2e-2 / 3, 1e-2 / 3])
+    # The first step's is 0, then it falls in 3 steps from the full one to 0.
+    assert [entry["learning_rate"] for entry in logged] == pytest.approx([0, 1e-3, 2e-3 / 3, 1e-3 / 3])
+    assert [entry["learning_rate_head"] for entry in logged] == pytest.approx([0, 1e-2, 2e-2 / 3, 1e-2 / 3])
     assert ["examples_per_second" in entry for entry in logged] == [False, True, True, True]
 
 

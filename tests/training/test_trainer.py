@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+import offseg_hf
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
 from offseg_hf.data import TrainTransform, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene, write_scenes
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.batch_norm import set_up_batch_norm
+from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS, set_up_batch_norm
 from offseg_hf.training.checkpoints import broken_file, last_whole_checkpoint
-from offseg_hf.training.from_arguments import create_trainer
+from offseg_hf.training.trainer import SegmentationTrainer
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 TRAIN = Path(__file__).with_name("train_tiny.py")
@@ -80,7 +81,9 @@ def test_nothing_is_decoded_again_when_a_stream_resumes(scenes, tmp_path):
     for checkpoint in (None, tmp_path / "checkpoint-3"):
         data = train_data(scenes)
         data.prepare = Recorded(data.prepare)
-        create_trainer(tiny_model(), arguments(tmp_path, **values), data).train(resume_from_checkpoint=checkpoint)
+        SegmentationTrainer(tiny_model(), arguments(tmp_path, **values), train_dataset=data).train(
+            resume_from_checkpoint=checkpoint
+        )
         runs.append((data.prepare.seeds, weights(tmp_path / "checkpoint-6")))
     (whole, first), (rest, second) = runs
     assert len(whole) == 24 and rest == whole[12:]
@@ -88,7 +91,7 @@ def test_nothing_is_decoded_again_when_a_stream_resumes(scenes, tmp_path):
 
 
 def started(command, log):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(offseg_hf.__file__).parents[1])}
     return subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
 
@@ -118,9 +121,9 @@ def test_final_weights_are_those_of_an_uninterrupted_run_when_it_was_killed(scen
 
 def test_stream_begins_its_next_pass_when_workers_are_others(scenes, tmp_path, caplog):
     values = {"save_strategy": "steps", "save_steps": 3}
-    create_trainer(tiny_model(), arguments(tmp_path, **values), train_data(scenes)).train()
+    SegmentationTrainer(tiny_model(), arguments(tmp_path, **values), train_dataset=train_data(scenes)).train()
     values |= {"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"}
-    resumed = create_trainer(tiny_model(), arguments(tmp_path, **values), train_data(scenes))
+    resumed = SegmentationTrainer(tiny_model(), arguments(tmp_path, **values), train_dataset=train_data(scenes))
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert [position.number for position in resumed._loader.positions] == [1, 1]
 
@@ -132,12 +135,12 @@ def test_stream_begins_its_next_pass_when_workers_are_others(scenes, tmp_path, c
 def checkpoints(scenes, tmp_path):
     """Two checkpoints of one training."""
     values = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    create_trainer(tiny_model(), arguments(tmp_path, **values), train_data(scenes)).train()
+    SegmentationTrainer(tiny_model(), arguments(tmp_path, **values), train_dataset=train_data(scenes)).train()
     return tmp_path
 
 
 def test_checkpoint_is_in_its_place_alone_when_it_is_whole(checkpoints):
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4", "curves.png"]
     assert broken_file(checkpoints / "checkpoint-4") is None
     assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-4"
 
@@ -159,8 +162,8 @@ def test_checkpoint_before_is_used_when_a_file_is_missing(checkpoints, name):
 
 
 def test_checkpoint_does_not_appear_when_writing_fails(scenes, tmp_path, monkeypatch):
-    trainer = create_trainer(
-        tiny_model(), arguments(tmp_path, save_strategy="steps", save_steps=2), train_data(scenes)
+    trainer = SegmentationTrainer(
+        tiny_model(), arguments(tmp_path, save_strategy="steps", save_steps=2), train_dataset=train_data(scenes)
     )
 
     def fail(folder):
@@ -179,7 +182,9 @@ def test_old_checkpoints_go_and_the_best_stays_when_their_number_is_limited(scen
     data = evaluation_dataset(str(scenes), "validation", image_processor=processor, num_labels=len(SCENE_LABELS))
     values = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     args = arguments(tmp_path, save_total_limit=2, load_best_model_at_end=True, **values)
-    trainer = create_trainer(tiny_model(), args, train_data(scenes), data, processor)
+    trainer = SegmentationTrainer(
+        tiny_model(), args, train_dataset=train_data(scenes), eval_dataset=data, image_processor=processor
+    )
     trainer.train()
     left = {path.name for path in tmp_path.glob("checkpoint-*")}
     best = Path(trainer.state.best_model_checkpoint)
@@ -205,7 +210,7 @@ def test_step_is_the_same_when_it_is_accumulated(scenes, tmp_path):
             tmp_path, per_device_train_batch_size=batch_size, gradient_accumulation_steps=steps, logging_steps=1,
             train_sampling_strategy="sequential", max_steps=3, warmup_steps=0, batch_norm="frozen",
         )  # fmt: skip
-        trainer = create_trainer(tiny_model(drop_path_rate=0.0), args, data)
+        trainer = SegmentationTrainer(tiny_model(drop_path_rate=0.0), args, train_dataset=data)
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -268,7 +273,7 @@ def test_every_photo_is_evaluated_once_when_there_are_two_processes(tmp_path, ki
 def test_statistics_stay_and_weights_move_when_batch_norm_is_frozen(scenes, tmp_path):
     model = tiny_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    create_trainer(model, arguments(tmp_path, batch_norm="frozen"), train_data(scenes)).train()
+    SegmentationTrainer(model, arguments(tmp_path, batch_norm="frozen"), train_dataset=train_data(scenes)).train()
     after = model.state_dict()
     for name in before:
         is_statistic = "running" in name or "num_batches" in name
@@ -287,23 +292,27 @@ def test_batch_norm_becomes_synchronized_when_there_are_gpus(tmp_path):
 
     model = tiny_model()
     set_up_batch_norm(model, Arguments, train_dataset=[None] * 3)
-    assert {type(module) for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)} == {
-        nn.SyncBatchNorm
-    }
+    assert {type(module) for module in model.modules() if isinstance(module, BATCH_NORM_LAYERS)} == {nn.SyncBatchNorm}
 
 
 def test_error_is_raised_when_batch_norm_cannot_be_synchronized(scenes, tmp_path):
     with pytest.raises(ValueError, match="`batch_norm` must be 'local' or 'frozen' on a CPU"):
-        create_trainer(tiny_model(), arguments(tmp_path, batch_norm="synchronized"), train_data(scenes))
+        SegmentationTrainer(
+            tiny_model(), arguments(tmp_path, batch_norm="synchronized"), train_dataset=train_data(scenes)
+        )
 
 
 def test_error_is_raised_when_batch_norm_would_see_one_image(scenes, tmp_path):
     with pytest.raises(ValueError, match="`per_device_train_batch_size` must be at least 2 with BatchNorm"):
-        create_trainer(tiny_model(), arguments(tmp_path, per_device_train_batch_size=1), train_data(scenes))
+        SegmentationTrainer(
+            tiny_model(), arguments(tmp_path, per_device_train_batch_size=1), train_dataset=train_data(scenes)
+        )
     args = arguments(tmp_path, per_device_train_batch_size=11)
     with pytest.raises(ValueError, match="must not leave a last batch of one image to BatchNorm, got 11 for 12"):
-        create_trainer(tiny_model(), args, train_data(scenes, streaming=False))
-    create_trainer(tiny_model(), arguments(tmp_path, per_device_train_batch_size=1, batch_norm="frozen"), [1])
+        SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes, streaming=False))
+    SegmentationTrainer(
+        tiny_model(), arguments(tmp_path, per_device_train_batch_size=1, batch_norm="frozen"), train_dataset=[1]
+    )
 
 
 def test_error_lists_what_batch_norm_can_do(tmp_path):
@@ -323,6 +332,6 @@ def test_accumulation_bfloat16_checkpointing_and_compilation_combine(scenes, tmp
     )  # fmt: skip
     model = tiny_model()
     before = {name: value.clone() for name, value in model.named_parameters()}
-    create_trainer(model, args, train_data(scenes)).train()
+    SegmentationTrainer(model, args, train_dataset=train_data(scenes)).train()
     moved = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
     assert moved == before.keys()
