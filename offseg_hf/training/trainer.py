@@ -175,15 +175,15 @@ class SegmentationTrainer(Trainer):
 
     def _resume_stream(self):
         """Puts the stream where the checkpoint was, or at the beginning of its next pass."""
-        file = Path(self._checkpoint, f"stream_{self.args.process_index}.json")
-        file = file if file.exists() else file.with_name("stream_0.json")  # then there were fewer processes
-        if file.exists():
-            state = json.loads(file.read_text(encoding="utf-8"))
-            if self._begins_next_pass:
-                self._loader.begin_next_pass(state)
-            else:
-                self._loader.load_state_dict(state)
-        elif not self._begins_next_pass:
+        first, own = (Path(self._checkpoint, f"stream_{index}.json") for index in (0, self.args.process_index))
+        if self._begins_next_pass:
+            if first.exists():
+                self._loader.begin_next_pass(json.loads(first.read_text(encoding="utf-8")))
+        elif first.exists():
+            # There is none of its own where there were fewer processes, which the loader refuses.
+            file = own if own.exists() else first
+            self._loader.load_state_dict(json.loads(file.read_text(encoding="utf-8")))
+        else:
             raise ValueError(
                 "`resume_from_checkpoint` must hold the position in the stream, but there is no stream_0.json in "
                 f"{self._checkpoint}; pass `--ignore_data_skip` to begin the stream anew."

@@ -24,6 +24,7 @@ parser.add_argument("--save_steps", type=int)
 parser.add_argument("--dataloader_num_workers", type=int, default=0)
 parser.add_argument("--resume_from_checkpoint")
 parser.add_argument("--evaluate", action="store_true")
+parser.add_argument("--sets", action="store_true")
 given = parser.parse_args()
 
 torch.manual_seed(0)
@@ -48,11 +49,12 @@ trainer = SegmentationTrainer(model, args, train_dataset=data)
 if given.evaluate:
     processor = OffSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     source = {"image_processor": processor, "num_labels": len(SCENE_LABELS), "streaming": not given.map_style}
+    photos = evaluation_dataset(given.dataset, "validation", **source)
     trainer = SegmentationTrainer(
         model,
         args,
         train_dataset=data,
-        eval_dataset=evaluation_dataset(given.dataset, "validation", **source),
+        eval_dataset={"first": photos, "second": photos} if given.sets else photos,
         image_processor=processor,
     )
     metrics = trainer.evaluate()
