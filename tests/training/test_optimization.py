@@ -1,7 +1,5 @@
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +7,6 @@ from tiny_models import tiny_mask2former, tiny_offseg
 from torch import nn
 from transformers import SegformerConfig
 
-import offseg_hf
 from offseg_hf import OffsetLearningConfig, OffsetLearningForSemanticSegmentation
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.optimization import parameter_groups
@@ -222,6 +219,5 @@ def test_batch_is_divided_among_processes(tmp_path):
     )
     (tmp_path / "program.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(offseg_hf.__file__).parents[1])}
-    subprocess.run([*command, str(tmp_path / "program.py")], capture_output=True, check=True, env=environment)
+    subprocess.run([*command, str(tmp_path / "program.py")], capture_output=True, check=True)
     assert [(tmp_path / f"{index}.txt").read_text() for index in range(2)] == ["2 8", "2 8"]

@@ -18,7 +18,6 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, Trainer, TrainerCallback
 from transformers.utils.logging import is_progress_bar_enabled
 
-import offseg_hf
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
 from offseg_hf.data import TrainTransform, stack_examples, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene, write_scenes
@@ -96,7 +95,7 @@ def test_nothing_is_decoded_again_when_a_stream_resumes(scenes, tmp_path):
 
 
 def started(command, log):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(offseg_hf.__file__).parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
 
@@ -127,7 +126,7 @@ def test_final_weights_are_those_of_an_uninterrupted_run_when_it_was_killed(scen
 def test_stream_is_refused_when_workers_are_others_unless_it_shall_begin_its_next_pass(checkpoints, scenes):
     values = {"max_steps": 6, "dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"}
     resumed = SegmentationTrainer(tiny_model(), arguments(checkpoints, **values), train_dataset=train_data(scenes))
-    with pytest.raises(ValueError, match="same numbers, or pass `--ignore_data_skip` to begin a new pass"):
+    with pytest.raises(ValueError, match="`state` must be of the same .* or pass `--ignore_data_skip`"):
         resumed.train(resume_from_checkpoint=str(checkpoints / "checkpoint-4"))
     args = arguments(checkpoints, ignore_data_skip=True, **values)
     resumed = SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes))
@@ -237,7 +236,7 @@ def test_progress_bars_are_on_again_when_training_fails(scenes, tmp_path, monkey
     [
         (
             "_save_checkpoint",
-            "override what Trainer calls at every checkpoint instead, or checkpoints appear in parts",
+            "override what Trainer calls at every checkpoint now, or checkpoints appear in parts",
         ),
         ("_get_output_dir", "let `_save_checkpoint` write into `.unfinished` by another way, or it writes in place"),
         ("_train_batch_size", "read the size in `get_train_dataloader` where `auto_find_batch_size` leaves it now"),
@@ -307,7 +306,9 @@ def test_losses_that_are_no_sums_are_averaged_by_labelled_pixels_when_accumulate
         tmp_path, gradient_accumulation_steps=2, train_sampling_strategy="sequential", max_steps=1, warmup_steps=0,
         batch_norm="frozen",
     )  # fmt: skip
-    model = tiny_model(drop_path_rate=0.0, **losses).eval()
+    model = tiny_model(drop_path_rate=0.0, **losses)
+    for module in model.modules():
+        module.training = not isinstance(module, BATCH_NORM_LAYERS)
     first, second = (model(pixel_values[part], labels=labels[part]).loss.item() for part in (slice(2), slice(2, 4)))
     trainer = SegmentationTrainer(model, args, train_dataset=data)
     trainer.train()
@@ -371,14 +372,14 @@ def test_every_photo_is_evaluated_once_when_there_are_two_processes(tmp_path, ki
 
 def test_processes_share_each_of_several_evaluation_sets_and_have_workers(tmp_path, monkeypatch):
     examples = [{"pixel_values": torch.zeros(3, 32, 32), "labels": torch.full((32, 32), i)} for i in range(5)]
-    args = arguments(tmp_path, dataloader_num_workers=3, dataloader_prefetch_factor=4)
+    args = arguments(tmp_path, dataloader_num_workers=2, dataloader_prefetch_factor=4)
     trainer = SegmentationTrainer(tiny_model(), args, eval_dataset={"day": examples, "night": examples[:2]})
     monkeypatch.setattr(SegmentationTrainingArguments, "world_size", 2)
     monkeypatch.setattr(SegmentationTrainingArguments, "process_index", 1)
     day, night = (trainer.get_eval_dataloader(name) for name in ("day", "night"))
     assert [example["labels"][0, 0].item() for example in day.dataset] == [1, 3]
     assert [example["labels"][0, 0].item() for example in night.dataset] == [1]
-    assert (day.num_workers, day.prefetch_factor) == (3, 4)
+    assert (day.num_workers, day.prefetch_factor) == (2, 4)
 
 
 def test_every_set_is_measured_when_there_are_several(tmp_path):
@@ -421,7 +422,8 @@ def test_collator_metrics_and_callbacks_are_the_users_when_they_are_given(scenes
     )  # fmt: skip
     trainer.train()
     assert trainer.evaluate()["eval_number"] == 2
-    assert (sizes, shapes, steps.seen) == ([2, 2, 1, 1], [(1, 64, 64)] * 2, 2)  # label maps, not logits
+    assert (sizes[0], sizes[-1], steps.seen) == (2, 1, 2)
+    assert shapes == [(1, 64, 64)] * 2  # label maps, not logits
 
 
 # BatchNorm
