@@ -90,7 +90,7 @@ def test_training_is_the_same_to_the_bit_when_recorded(scenes, tmp_path, streami
         # Dropped paths in training and new bases in evaluation: each draws random numbers.
         model = tiny_segnext(**CLASSES, drop_path_rate=0.3, resample_bases_in_evaluation=True)
         folder = tmp_path / str(recorded)
-        trainer = create(scenes, folder, model, streaming, recorded)
+        trainer = create(scenes, folder, model, streaming, recorded, max_steps=3)
         torch.manual_seed(1)
         trainer.train()
         results = [entry["eval_mean_iou"] for entry in trainer.state.log_history if "eval_mean_iou" in entry]
@@ -102,7 +102,7 @@ def test_training_is_the_same_to_the_bit_when_recorded(scenes, tmp_path, streami
     np.random.seed(0)
     random.seed(0)
     alone = train(False)
-    assert (tmp_path / "True" / "predictions" / "step-000004.jpg").is_file()
+    assert (tmp_path / "True" / "predictions" / "step-000002.jpg").is_file()
     assert files(tmp_path / "False") == []
     for name, tensor in alone[0].items():
         assert torch.equal(tensor, recorded[0][name]), name
@@ -194,26 +194,26 @@ def test_evaluation_on_another_set_is_not_recorded(tmp_path):
 
 
 def test_nothing_is_doubled_when_a_training_resumes_from_an_earlier_checkpoint(scenes, tmp_path):
-    values = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    values = {"max_steps": 3, "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     create(scenes, tmp_path, **values).train()
     before = lines(tmp_path)
     with (tmp_path / "evaluations.jsonl").open("a") as file:
         file.write('{"step": 8, "epo')  # a machine that lost its power
     stale = tmp_path / "predictions" / "step-000005.jpg"
-    shutil.copy(tmp_path / "predictions" / "step-000004.jpg", stale)
+    shutil.copy(tmp_path / "predictions" / "step-000002.jpg", stale)
 
     trainer = create(scenes, tmp_path, **values)
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     after = lines(tmp_path)
-    assert [line["step"] for line in after] == [2, 4, 6]
+    assert [line["step"] for line in after] == [1, 2, 3]
     assert after[0] == before[0]
     assert after[-1]["metrics"] == before[-1]["metrics"]
-    assert files(tmp_path / "predictions") == [f"step-00000{step}.jpg" for step in (2, 4, 6)]
-    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert files(tmp_path / "predictions") == [f"step-00000{step}.jpg" for step in (1, 2, 3)]
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3]
 
 
 def test_records_of_the_old_training_are_dropped_when_a_new_one_starts(scenes, tmp_path):
-    create(scenes, tmp_path, max_steps=4).train()
+    create(scenes, tmp_path, max_steps=3, eval_steps=3).train()
     create(scenes, tmp_path, max_steps=2).train()
     assert [line["step"] for line in lines(tmp_path)] == [2]
     assert files(tmp_path / "predictions") == ["step-000002.jpg"]
@@ -297,15 +297,15 @@ def test_bar_tells_loss_rates_and_evaluations(scenes, tmp_path, capsys):
 
 
 def test_bar_goes_on_where_the_training_resumes(scenes, tmp_path, capsys):
-    create(scenes, tmp_path, save_strategy="steps", save_steps=2).train()
+    create(scenes, tmp_path, evaluated=False, save_strategy="steps", save_steps=2).train()
     capsys.readouterr()
-    trainer = create(scenes, tmp_path, disable_tqdm=False)
+    trainer = create(scenes, tmp_path, evaluated=False, disable_tqdm=False)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert " 50%|" in capsys.readouterr().err.split("\r")[1]
 
 
 def test_no_bar_is_shown_when_it_is_disabled(scenes, tmp_path, capsys):
-    create(scenes, tmp_path).train()
+    create(scenes, tmp_path, evaluated=False).train()
     assert "/4 [" not in capsys.readouterr().err
 
 

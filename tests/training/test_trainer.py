@@ -126,7 +126,7 @@ def test_final_weights_are_those_of_an_uninterrupted_run_when_it_was_killed(scen
 def test_stream_is_refused_when_workers_are_others_unless_it_shall_begin_its_next_pass(checkpoints, scenes):
     values = {"max_steps": 6, "dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"}
     resumed = SegmentationTrainer(tiny_model(), arguments(checkpoints, **values), train_dataset=train_data(scenes))
-    with pytest.raises(ValueError, match="`state` must be of the same .* or pass `--ignore_data_skip`"):
+    with pytest.raises(ValueError, match=r"`state` must be of the same .* or pass `--ignore_data_skip`"):
         resumed.train(resume_from_checkpoint=str(checkpoints / "checkpoint-4"))
     args = arguments(checkpoints, ignore_data_skip=True, **values)
     resumed = SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes))
@@ -300,6 +300,7 @@ def test_step_is_the_same_when_it_is_accumulated(tmp_path, model):
 def test_losses_that_are_no_sums_are_averaged_by_labelled_pixels_when_accumulated(tmp_path, losses):
     pixel_values = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 8, (4, 64, 64), generator=torch.Generator().manual_seed(1))
+    labels[:2] = 0
     labels[:2, 16:] = 255  # so that the first of two batches has a quarter of the second one's labelled pixels
     data = [{"pixel_values": x, "labels": y} for x, y in zip(pixel_values, labels)]
     args = arguments(
