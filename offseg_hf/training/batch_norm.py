@@ -1,4 +1,4 @@
-"""What BatchNorm does in a training: statistics over all processes, over each alone, or frozen."""
+"""BatchNorm in training: statistics over all processes, over each process alone, or frozen ones."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which is the newest whole one, and where a training may write."""
+"""Checkpoints on disk: which is the newest whole one, and whether a training may write into a folder."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a folder whose files can be read to their end; tells which were passed over.
+    """The newest checkpoint of a folder whose files are all there and whole; warns of the broken ones before it.
 
     Args:
         output_dir (`str` or `Path`): folder that trainings write to.

@@ -135,7 +135,7 @@ class RecipeArguments:
         lr_scheduler_type (`str`, *optional*, defaults to `"polynomial"`): schedule of the learning rate, any of
             `transformers`'.
         lr_decay_power (`float`, *optional*, defaults to 1): exponent of the polynomial decay to 0; others have their
-            settings in `lr_scheduler_kwargs`.
+            settings in `lr_scheduler_kwargs`, which win over this.
         warmup_steps (`float`, *optional*, defaults to 1500): steps of linear warm-up from 0; below 1 a share of all
             steps.
         max_grad_norm (`float`, *optional*, defaults to 0): gradient-clipping norm; 0 for no clipping.

@@ -87,7 +87,11 @@ def test_lora_is_resumed_exactly_and_saved_as_a_plain_model_that_differs_only_wh
 
 
 @pytest.mark.parametrize(
-    ("more", "num_evaluations"), [([], 1), (["--eval_strategy", "steps", "--eval_steps", "2"], 2)]
+    ("more", "num_evaluations"),
+    [
+        ([], 1),
+        (["--eval_strategy", "steps", "--eval_steps", "2", "--optim", "sgd", "--lr_scheduler_type", "cosine"], 2),
+    ],
 )
 def test_last_weights_are_evaluated_once(folder, tmp_path, monkeypatch, more, num_evaluations):
     steps = []
@@ -105,6 +109,8 @@ def test_last_weights_are_evaluated_once(folder, tmp_path, monkeypatch, more, nu
     assert metrics["eval_mean_iou"] == json.loads(line)["metrics"]["mean_iou"] and "step" not in metrics
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["evaluation"]["mean_iou"] == metrics["eval_mean_iou"]
+    found = [record[name] for name in ("adam_beta1", "other_optimizer", "lr_decay_power", "other_schedule")]
+    assert found == ([None, "sgd", None, "cosine"] if "sgd" in more else [0.9, None, 1.0, None])
 
 
 @pytest.mark.parametrize(
