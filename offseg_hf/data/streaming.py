@@ -1,6 +1,8 @@
-"""Endless, shuffled passes over a streamed data set, divided among processes and workers, that go on where they were.
+"""Endless passes (epochs) over a streamed data set, shuffled, divided among processes and workers, exactly resumable.
 
-The order is a function of the seed, the number of the pass and the division alone; a position in it is five numbers.
+Each worker of each process is a reader. In every pass the shards are dealt to the readers in a new order; a reader
+shuffles its examples in blocks, as many as it holds in memory. The order depends on nothing but the seed, the number
+of the pass and the number of readers, so five numbers say where a reader is.
 """
 
 from functools import partial
@@ -14,11 +16,11 @@ class Position(NamedTuple):
     """Where one reader of a stream is.
 
     Args:
-        reader (`int`): which of the readers.
-        number (`int`): of the pass, from 0.
-        part (`int`): of the reader's shards in this pass, the one in which the block of shuffled examples begins.
-        row (`int`): of that shard, the one with which the block begins.
-        index (`int`): examples of the block that were given out.
+        reader (`int`): which of the readers, from 0.
+        number (`int`): which pass, from 0.
+        part (`int`): in which of the reader's shards of this pass the block of shuffled examples begins, from 0.
+        row (`int`): with which row of that shard the block begins, from 0.
+        index (`int`): how many examples of the block have been read.
     """
 
     reader: int
@@ -29,7 +31,7 @@ class Position(NamedTuple):
 
 
 class EndlessStream(torch.utils.data.IterableDataset):
-    """Endless passes over a streamed data set, each shuffled anew: its shards, then blocks of consecutive examples.
+    """Endless passes over a streamed data set, each in a new order of its shards and of the examples within blocks.
 
     Every pass shows each example exactly once, whatever the number of workers: in each pass the shards are dealt anew;
     where they are too few, they are divided into row groups, and if those are too few as well, workers share a shard
@@ -44,7 +46,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
         buffer_size (`int`): number of examples in a block, which each worker holds.
 
     Raises:
-        ValueError: while iterating, when the shards of a reader hold no example.
+        ValueError: while iterating, where the data holds no example.
     """
 
     def __init__(self, stream, prepare=None, *, seed=0, buffer_size=500):
@@ -85,15 +87,16 @@ class EndlessStream(torch.utils.data.IterableDataset):
                 for index in range(position.index, len(block)):
                     yield start._replace(index=index + 1), self._prepared(block[order[index]], parts, start.number)
                 position, is_empty = start, False
-            if is_empty:
-                raise ValueError(
-                    f"`stream` must hold at least one example for each of the {num_readers} readers, got none for "
-                    f"reader {position.reader}; drop the empty files or use fewer workers."
-                )
+            # A pass may have nothing for one of the readers: empty files, or fewer examples than readers.
+            if is_empty and next(_examples(self.stream), None) is None:
+                raise ValueError("`stream` must hold at least one example, got none; check the files and the split.")
             position = Position(position.reader, position.number + 1)
 
     def _parts(self, num_shards, reader, number, num_readers):
-        """(shard, modulus, remainder) of each part of a reader's pass: the rows that it takes of the shard."""
+        """(shard, modulus, remainder) of each part of a reader's pass, the rows with row % modulus == remainder.
+
+        The modulus is the number of readers that share the shard.
+        """
         order = np.random.default_rng((self.seed, number)).permutation(num_shards).tolist()
         place = (reader + number) % num_readers  # so that none has more than its share in every pass
         if num_shards >= num_readers:
@@ -102,7 +105,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
         return [(order[shard], len(range(shard, num_readers, num_shards)), turn)]
 
     def _rows(self, stream, parts, position):
-        """(part, row, example) of a pass, from the beginning of the position's block on."""
+        """(part, row, example) of what is left of a pass, from the beginning of the position's block on."""
         for part, (shard, modulus, remainder) in enumerate(parts):
             if part < position.part:
                 continue
@@ -132,8 +135,9 @@ def _examples(stream):
 class StreamLoader(torch.utils.data.DataLoader):
     """Batches of an endless stream for one of several processes; its state is where each of its workers is.
 
-    A loader with the state of another goes on exactly as that one would have: nothing is read twice but the block of
-    undecoded examples that a worker was in. Whatever workers had prepared ahead and nobody took is prepared again.
+    A loader with the state of another of the same data and the same numbers of processes and workers goes on exactly
+    as that one would have: nothing is read twice but the block of undecoded examples that a worker was in. Whatever
+    workers had prepared ahead and nobody took is prepared again.
 
     Args:
         stream ([`EndlessStream`]): the examples.
@@ -147,7 +151,7 @@ class StreamLoader(torch.utils.data.DataLoader):
     def __init__(self, stream, *, batch_size, collate_fn, num_workers=0, process_index=0, num_processes=1, **options):
         readers_here = max(num_workers, 1)
         self.num_readers = readers_here * num_processes
-        # Of the workers, in the order in which their next batches come.
+        # Where each worker is, in the order in which their next batches come.
         self.positions = [Position(process_index * readers_here + worker) for worker in range(readers_here)]
         super().__init__(
             _PositionedExamples(stream, self.positions, self.num_readers),
@@ -165,33 +169,64 @@ class StreamLoader(torch.utils.data.DataLoader):
             yield batch
 
     def state_dict(self):
-        """Where the workers are, after the last batch that was taken; of numbers and lists."""
-        return {"positions": [list(position) for position in self.positions], **self._order()}
-
-    def load_state_dict(self, state):
-        """Goes on where another loader was; where the order was another, at the beginning of its next pass.
-
-        Args:
-            state (`dict`): what [`StreamLoader.state_dict`] gave, before the first batch is taken.
-
-        Returns:
-            `bool`: whether the order is the same, so that nothing is lost or repeated.
-        """
-        positions = [Position(*position) for position in state["positions"]]
-        is_same = {name: state[name] for name in self._order()} == self._order()
-        if not is_same:
-            number = 1 + max(position.number for position in positions)
-            positions = [Position(position.reader, number) for position in self.positions]
-        self.positions[:] = positions
-        return is_same
-
-    def _order(self):
-        """What else the order depends on."""
+        """Where the workers are after the last batch that was taken, as `dict` of numbers and lists, for JSON."""
         stream = self.dataset.stream
         return {
-            "num_readers": self.num_readers, "num_shards": stream.n_shards, "seed": stream.seed,
+            "positions": [list(position) for position in self.positions],
+            "num_readers": self.num_readers,
+            "num_shards": stream.n_shards,
+            "seed": stream.seed,
             "buffer_size": stream.buffer_size,
-        }  # fmt: skip
+        }
+
+    def load_state_dict(self, state):
+        """Goes on exactly where another loader was.
+
+        Args:
+            state (`dict`): what [`StreamLoader.state_dict`] of the same process gave; to be loaded before the first
+                batch is taken.
+
+        Raises:
+            ValueError: the data, the number of processes or the number of workers is another, so that parts of the
+                data would be read twice and others never; or the state is another process's.
+        """
+        ours, theirs = _division(self.state_dict()), _division(state)
+        differing = [name for name in ours if ours[name] != theirs[name]]
+        if differing:
+            wanted, found = (", ".join(f"{one[name]} {name}" for name in differing) for one in (ours, theirs))
+            raise ValueError(
+                f"`state` must be of the same stream, divided alike, as this one with {wanted}, got one with {found}; "
+                "resume with the same data and numbers, or pass `--ignore_data_skip` to begin a new pass."
+            )
+        positions = [Position(*position) for position in state["positions"]]
+        if {position.reader for position in positions} != {position.reader for position in self.positions}:
+            raise ValueError(
+                f"`state` must be that of process {self.positions[0].reader // len(positions)}, got that of process "
+                f"{positions[0].reader // len(positions)}; give each process its own, or pass `--ignore_data_skip` "
+                "to begin a new pass."
+            )
+        self.positions[:] = positions
+
+    def begin_next_pass(self, state):
+        """Begins the pass after the one in which another loader was, whatever the numbers of processes and workers.
+
+        Args:
+            state (`dict`): what [`StreamLoader.state_dict`] of any process gave, the same one for all processes.
+        """
+        number = 1 + max(Position(*position).number for position in state["positions"])
+        self.positions[:] = [Position(position.reader, number) for position in self.positions]
+
+
+def _division(state):
+    """What the order in a state depends on, as errors call it."""
+    num_workers = len(state["positions"])
+    return {
+        "processes": state["num_readers"] // num_workers,
+        "workers per process": num_workers,
+        "shards": state["num_shards"],
+        "as the seed": state["seed"],
+        "examples in a shuffled block": state["buffer_size"],
+    }
 
 
 class _PositionedExamples(torch.utils.data.IterableDataset):

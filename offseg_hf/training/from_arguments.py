@@ -18,7 +18,7 @@ from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.callbacks import check_reporting
 from offseg_hf.training.lora import add_lora
 from offseg_hf.training.model import create_model
-from offseg_hf.training.options import AUGMENTATION, DataArguments, ModelArguments
+from offseg_hf.training.options import AugmentationSettings, DataArguments, ModelArguments
 from offseg_hf.training.trainer import SegmentationTrainer
 
 
@@ -145,7 +145,7 @@ def datasets_from_arguments(
         "streaming": data_args.streaming,
         "label_table": read_label_table(data_args.label_table, id2label) if data_args.label_table else None,
     }
-    augmentation = {name: getattr(data_args, name) for name in ("crop_size", "resize", *AUGMENTATION)}
+    augmentation = {field.name: getattr(data_args, field.name) for field in dataclasses.fields(AugmentationSettings)}
     augmentation = {name: tuple(value) if isinstance(value, list) else value for name, value in augmentation.items()}
     train_dataset = training_dataset(
         split=data_args.train_split,

@@ -6,17 +6,22 @@ Nothing is imported here that takes long to load, so that the command's help com
 from dataclasses import dataclass, field
 
 BATCH_NORMS = ("synchronized", "local", "frozen")
-# The strengths of the augmentation, those of `TrainTransform`, which takes long to load.
-AUGMENTATION = {
-    "scale_range": (0.5, 2.0),
-    "category_max_ratio": 0.75,
-    "flip_probability": 0.5,
-    "photometric_distortion": True,
-    "brightness": 32.0,
-    "contrast": (0.5, 1.5),
-    "saturation": (0.5, 1.5),
-    "hue": 18.0,
-}
+
+
+@dataclass
+class AugmentationSettings:
+    """The defaults of the augmentation, those of `TrainTransform`, which takes long to load."""
+
+    crop_size: tuple = (512, 512)
+    resize: tuple = (2048, 512)
+    scale_range: tuple = (0.5, 2.0)
+    category_max_ratio: float = 0.75
+    flip_probability: float = 0.5
+    photometric_distortion: bool = True
+    brightness: float = 32.0
+    contrast: tuple = (0.5, 1.5)
+    saturation: tuple = (0.5, 1.5)
+    hue: float = 18.0
 
 
 def _option(default, text):
@@ -106,18 +111,21 @@ class DataArguments:
     resize: list[int] = _options(
         (), "Longest and shortest edge before the random scale; by default the named data set's, else 2048 512."
     )
-    scale_range: list[float] = _options(AUGMENTATION["scale_range"], "Range of the random scale.")
+    scale_range: list[float] = _options(AugmentationSettings.scale_range, "Range of the random scale.")
     category_max_ratio: float = _option(
-        AUGMENTATION["category_max_ratio"], "Largest share of a crop that one class may fill."
+        AugmentationSettings.category_max_ratio, "Largest share of a crop that one class may fill."
     )
-    flip_probability: float = _option(AUGMENTATION["flip_probability"], "Probability of a horizontal flip.")
+    flip_probability: float = _option(AugmentationSettings.flip_probability, "Probability of a horizontal flip.")
     photometric_distortion: bool = _option(
-        AUGMENTATION["photometric_distortion"], "Whether to change brightness, contrast, saturation and hue at random."
+        AugmentationSettings.photometric_distortion,
+        "Whether to change brightness, contrast, saturation and hue at random.",
     )
-    brightness: float = _option(AUGMENTATION["brightness"], "Largest change of brightness, in grey levels of 255.")
-    contrast: list[float] = _options(AUGMENTATION["contrast"], "Range of the factor on the contrast.")
-    saturation: list[float] = _options(AUGMENTATION["saturation"], "Range of the factor on the saturation.")
-    hue: float = _option(AUGMENTATION["hue"], "Largest rotation of the hue, in degrees.")
+    brightness: float = _option(
+        AugmentationSettings.brightness, "Largest change of brightness, in grey levels of 255."
+    )
+    contrast: list[float] = _options(AugmentationSettings.contrast, "Range of the factor on the contrast.")
+    saturation: list[float] = _options(AugmentationSettings.saturation, "Range of the factor on the saturation.")
+    hue: float = _option(AugmentationSettings.hue, "Largest rotation of the hue, in degrees.")
     overwrite: bool = _option(False, "Whether to write into an --output_dir that is not empty.")
 
 

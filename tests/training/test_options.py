@@ -9,7 +9,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from offseg_hf.data import TrainTransform
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.options import AUGMENTATION, DataArguments, ModelArguments, RecipeArguments
+from offseg_hf.training.options import AugmentationSettings, DataArguments, ModelArguments, RecipeArguments
 
 
 def defaults(arguments):
@@ -45,11 +45,12 @@ def test_every_option_has_a_help_text():
             assert field.metadata["help"].endswith("."), field.name
 
 
-def test_strengths_of_the_augmentation_are_those_of_the_transform():
+def test_defaults_of_the_augmentation_are_those_of_the_transform():
     given = defaults(DataArguments)
-    for name, value in AUGMENTATION.items():
-        default = getattr(TrainTransform(), name)
-        assert value == default and given[name] == (list(default) if isinstance(default, tuple) else default), name
+    for name, value in defaults(AugmentationSettings).items():
+        assert value == getattr(TrainTransform(), name), name
+        if name not in ("crop_size", "resize"):  # which a named data set has of its own
+            assert given[name] == (list(value) if isinstance(value, tuple) else value), name
 
 
 @pytest.mark.parametrize(
