@@ -15,7 +15,6 @@ from tiny_models import tiny_mask2former, tiny_offseg, tiny_segnext
 from transformers import TrainerControl, TrainerState
 from transformers.utils.logging import is_progress_bar_enabled
 
-import offseg_hf
 from offseg_hf import OffSegImageProcessor
 from offseg_hf.data import TrainTransform, evaluation_dataset, load_segmentation_dataset, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
@@ -222,9 +221,9 @@ def test_records_of_the_old_training_are_dropped_when_a_new_one_starts(scenes, t
 @pytest.mark.slow
 def test_only_the_main_process_writes_when_there_are_two(scenes, tmp_path):
     tiny_offseg(**CLASSES).save_pretrained(tmp_path / "tiny")
-    script = Path(offseg_hf.__file__).parents[1] / "scripts" / "train.py"
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("--module", "offseg_hf.commands.train"),
         *("--model_name_or_path", tmp_path / "tiny", "--dataset", scenes, "--streaming", "--labels"),
         *(",".join(SCENE_LABELS), "--max_steps", 2, "--warmup_steps", 1, "--per_device_train_batch_size", 2),
         *("--crop_size", 64, 64, "--resize", 96, 64, "--eval_strategy", "steps", "--eval_steps", 1),
