@@ -73,7 +73,19 @@ def ignore_index(config) -> int:
 
 
 def is_in_head(name):
-    """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`."""
+    """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`.
+
+    What training puts around a model or its parts (DistributedDataParallel, FSDP, `torch.compile`, activation
+    checkpointing, PEFT) and writes into the names is passed over.
+
+    Args:
+        name (`str`): as in `named_parameters`.
+
+    Returns:
+        `bool`
+    """
+    wrappers = ("module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module")
     heads_of_mask2former = ("transformer_module", "class_predictor", "decoder")  # the pixel decoder
+    name = ".".join(part for part in name.split(".") if part not in wrappers)
     parts = name.removeprefix("base_model.model.").split(".")  # PEFT's prefix
     return any("head" in part or part in heads_of_mask2former for part in parts[:3])

@@ -8,6 +8,8 @@
 
 
 def main(argv=None):
+    import dataclasses
+
     from huggingface_hub.errors import StrictDataclassError
     from transformers import HfArgumentParser, set_seed
 
@@ -15,7 +17,7 @@ def main(argv=None):
     from offseg_hf.publishing.upload import check_repository, push_to_hub
     from offseg_hf.training.arguments import SegmentationTrainingArguments
     from offseg_hf.training.checkpoints import check_output_dir
-    from offseg_hf.training.from_arguments import trainer_from_arguments
+    from offseg_hf.training.from_arguments import resolved_data_arguments, trainer_from_arguments
     from offseg_hf.training.lora import merge_lora
     from offseg_hf.training.options import DataArguments, ModelArguments
     from offseg_hf.training.recipes import apply_recipe
@@ -27,7 +29,7 @@ def main(argv=None):
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    publish, args.push_to_hub = args.push_to_hub, False  # Trainer's own way leaves out code and card
+    publish = args.push_to_hub
     if publish and args.hub_model_id is None:
         parser.error("--push_to_hub needs --hub_model_id NAMESPACE/NAME")
     if publish and (args.hub_revision or args.hub_always_push or args.hub_strategy != "every_save"):
@@ -36,6 +38,8 @@ def main(argv=None):
         checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, data_args.overwrite)
         if publish:
             check_repository(args.hub_model_id, bool(args.hub_private_repo), args.hub_token)
+            args = dataclasses.replace(args, push_to_hub=False)  # Trainer's own way leaves out code and card
+        data_args = resolved_data_arguments(data_args)
         set_seed(args.seed)
         trainer = trainer_from_arguments(model_args, data_args, args)
     except (ImportError, OSError, ValueError, StrictDataclassError) as error:
@@ -46,7 +50,8 @@ def main(argv=None):
     trainer.save_model()
     metrics = {}
     if trainer.eval_dataset is not None:
-        metrics = trainer.evaluate()
+        was_merged = model_args.lora_rank is not None  # which rounds
+        metrics = (None if was_merged else trainer.last_evaluation()) or trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if not trainer.is_world_process_zero():

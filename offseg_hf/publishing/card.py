@@ -26,11 +26,13 @@ RECIPE = (
     ("Learning rate", "{learning_rate:g} for the encoder, {head_learning_rate_factor:g} times that for the head"),
     ("Low-rank updates (LoRA)", "rank {lora_rank:d}, in place of the encoder's weights, into which they are merged"),
     ("Schedule", "linear warm-up over {warmup_steps:,} steps, then decay to 0 with power {lr_decay_power:g}"),
+    ("Schedule", "{other_schedule}, warm-up over {warmup_steps:,} steps where it has one"),
     ("Gradients", "clipped at a norm of {max_grad_norm:g}"),
     (
         "Optimiser",
         "AdamW, betas {adam_beta1:g} and {adam_beta2:g}, weight decay {weight_decay:g}, none on norm layers",
     ),
+    ("Optimiser", "{other_optimizer}, weight decay {weight_decay:g}, none on norm layers"),
     ("Photos", "long edge at most {resize[0]}, short edge at most {resize[1]} pixels, before the random scale"),
     ("Random scale", "{scale_range[0]:g} to {scale_range[1]:g}"),
     ("Crop (height × width)", "{crop_size[0]} × {crop_size[1]} pixels"),

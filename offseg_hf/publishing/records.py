@@ -93,8 +93,8 @@ def write_training_record(
         lora_rank (`int`, *optional*): of the updates, where they were trained in place of the encoder's weights.
     """
     names_of_data = ("train_split", "crop_size", "resize", "scale_range", "flip_probability", "photometric_distortion")
-    names = ("learning_rate", "head_learning_rate_factor", "lr_decay_power")
-    names += ("adam_beta1", "adam_beta2", "weight_decay", "seed")
+    names = ("learning_rate", "head_learning_rate_factor", "weight_decay", "seed")
+    is_adamw, is_polynomial = args.optim.value.startswith("adamw"), args.lr_scheduler_type == "polynomial"
     evaluation = {name.removeprefix("eval_"): value for name, value in metrics.items()}
     record = {
         "weights": weights_digest(folder),
@@ -104,6 +104,10 @@ def write_training_record(
         "dataset_id": dataset_id(data["dataset"], data.get("data_dir")),
         **{name: data[name] for name in names_of_data},
         **{name: getattr(args, name) for name in names},
+        **{name: getattr(args, name) if is_adamw else None for name in ("adam_beta1", "adam_beta2")},
+        "other_optimizer": None if is_adamw else args.optim.value,
+        "lr_decay_power": args.lr_decay_power if is_polynomial else None,
+        "other_schedule": None if is_polynomial else args.lr_scheduler_type.value,
         "steps": steps,
         "warmup_steps": args.get_warmup_steps(steps),
         "max_grad_norm": args.max_grad_norm or None,  # 0 for any

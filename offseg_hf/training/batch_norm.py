@@ -1,11 +1,8 @@
-"""What BatchNorm does in a training: statistics over all processes, over each alone, or frozen."""
+"""BatchNorm in training: statistics over all processes, over each process alone, or frozen ones."""
 
 from torch import nn
 
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module is a BatchNorm, synchronised or not."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+BATCH_NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def set_up_batch_norm(model: nn.Module, args, train_dataset=None):
@@ -22,7 +19,7 @@ def set_up_batch_norm(model: nn.Module, args, train_dataset=None):
     Raises:
         ValueError: where it is to be synchronised without GPUs, or a batch would hold one image.
     """
-    if not any(is_batch_norm(module) for module in model.modules()):
+    if not any(isinstance(module, BATCH_NORM_LAYERS) for module in model.modules()):
         return
     on_gpus = args.device.type == "cuda"
     batch_norm = args.batch_norm or ("synchronized" if on_gpus and args.world_size > 1 else "local")
@@ -34,7 +31,8 @@ def set_up_batch_norm(model: nn.Module, args, train_dataset=None):
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     was_training = model.training
     model.train()
-    learns = any(is_batch_norm(module) and module.training for module in model.modules())  # some models freeze theirs
+    # Of those in training mode, since some models freeze theirs.
+    learns = any(isinstance(module, BATCH_NORM_LAYERS) and module.training for module in model.modules())
     model.train(was_training)
     if train_dataset is None or batch_norm == "frozen" or not learns:
         return

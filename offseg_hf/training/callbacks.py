@@ -1,11 +1,13 @@
-"""Watching a training: progress bar, speed, example predictions, curves, a line of JSON for each evaluation."""
+"""What a training shows and records: progress bar, speed, example predictions, curves, a line of JSON per evaluation.
+
+None of it changes the training, and only the main process writes.
+"""
 
 import contextlib
 import importlib.util
 import itertools
 import json
 import math
-import os
 import random
 import time
 from datetime import UTC, datetime
@@ -15,12 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from offseg_hf.data.presets import class_palette
+from offseg_hf.files import write_text
 from offseg_hf.model_types import ignore_index, is_in_head, predicted_labels
 from offseg_hf.pictures.overlays import IGNORE_INDEX, picture_sheet
 from offseg_hf.pictures.plots import draw_curves
@@ -32,7 +34,7 @@ EVALUATIONS, PREDICTIONS, CURVES = "evaluations.jsonl", "predictions", "curves.p
 
 
 def check_reporting(args: SegmentationTrainingArguments):
-    """Tells that TensorBoard is missing before anything is read or loaded.
+    """Raises where TensorBoard is asked for and not installed, before anything is read or loaded.
 
     Args:
         args ([`SegmentationTrainingArguments`]): the arguments of the training.
@@ -48,41 +50,38 @@ def check_reporting(args: SegmentationTrainingArguments):
         )
 
 
-def watch(trainer: Trainer):
-    """Makes a training show and record how it goes; its result stays the same to the bit.
-
-    The progress bar tells loss, learning rates of encoder and head, and examples per second, which are logged as
-    `learning_rate_head` and `examples_per_second` too. Into `output_dir` go, at every evaluation on the evaluation
-    set: a line of `evaluations.jsonl`, the picture `curves.png` (at every checkpoint and at the end too), and
-    `predictions/step-000500.jpg`, a sheet of `args.num_prediction_examples` fixed examples, which TensorBoard shows
-    too. A step is recorded once, the first time it is evaluated; a training that resumes drops what was recorded of
-    later steps than it resumes from, and one that starts anew drops all. Only the main process writes.
+class PassCallback(TrainerCallback):
+    """Tells a data set the number of the pass, by which photos are augmented; after resuming, Trainer does not.
 
     Args:
-        trainer ([`transformers.Trainer`]): before it trains; of [`~offseg_hf.training.from_arguments.create_trainer`].
+        train_dataset (`torch.utils.data.Dataset`): with a method `set_epoch`.
     """
-    # The first of all, so that those who report the logs get what it adds to them.
-    trainer.callback_handler.callbacks.insert(0, TrainingRates())
-    if trainer.pop_callback(ProgressCallback) is not None:  # there is none with `disable_tqdm`, nor in notebooks
-        trainer.add_callback(TrainingProgress())
-    if trainer.eval_dataset is not None and trainer.args.num_prediction_examples > 0:
-        trainer.add_callback(PredictionSheets(trainer))
-    trainer.add_callback(EvaluationRecord())
-    trainer.add_callback(CurvePicture())
+
+    def __init__(self, train_dataset):
+        self.train_dataset = train_dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.train_dataset.set_epoch(int(state.epoch or 0))
+
+
+class StreamEpochCallback(TrainerCallback):
+    """Counts the whole training on a stream as one epoch; after resuming, Trainer would begin again at 0."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = state.global_step / state.max_steps
 
 
 class TrainingRates(TrainerCallback):
-    """Adds the learning rate of the head and the examples per second to what is logged of the training.
+    """Logs `learning_rate_head` and `examples_per_second` besides what Trainer logs, and always the last step.
 
-    The speed leaves out the time of evaluations and checkpoints, and that until the end of the first step, in which
-    workers start and a training that resumes skips what it has seen; every batch is taken for a full one. The last
-    step is always logged.
+    The speed leaves out evaluations and checkpoints, and everything until the end of the first step, in which workers
+    start and a training that resumes skips what it has seen. Every batch counts as a full one.
     """
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         head = {parameter for name, parameter in model.named_parameters() if is_in_head(name)}
-        groups = [group["params"][0] in head for group in optimizer.param_groups]
-        self.names = ["learning_rate_head" if in_head else "learning_rate" for in_head in groups]
+        in_head = [any(parameter in head for parameter in group["params"]) for group in optimizer.param_groups]
+        self.names = ["learning_rate_head" if is_heads else "learning_rate" for is_heads in in_head]
         self.learning_rates = {}
         self.since, self.num_steps, self.was_interrupted = None, 0, False
 
@@ -112,7 +111,7 @@ class TrainingRates(TrainerCallback):
             added["examples_per_second"] = round(num_examples / (self.step_end - self.since), 2)
             self.since, self.num_steps = self.step_end, 0
         logs.update(added)
-        state.log_history[-1].update(added)  # a copy, made before
+        state.log_history[-1].update(added)  # Trainer has put a copy of `logs` there
 
     def on_evaluate(self, args, state, control, **kwargs):
         self.was_interrupted = True
@@ -122,18 +121,16 @@ class TrainingRates(TrainerCallback):
 
 
 class TrainingProgress(ProgressCallback):
-    """Trainer's progress bars, with loss, speed, learning rates of encoder and head beside the bar, not above it."""
+    """Trainer's progress bars, but with loss, speed and learning rates beside the bar instead of lines above it."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = state.global_step
-        self.others_show_bars = is_progress_bar_enabled()
-        disable_progress_bar()  # or else each checkpoint leaves one, of the shards that it writes
         if state.is_world_process_zero:
             self.training_bar = tqdm(
                 total=state.max_steps,
                 initial=state.global_step,
                 dynamic_ncols=True,
-                # Without the steps per second, so that 80 columns are enough.
+                # tqdm's own without the steps per second, so that a line fits into 80 columns.
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             )
 
@@ -157,7 +154,7 @@ class TrainingProgress(ProgressCallback):
             shown["lr"] = "/".join(f"{rate:.1e}".replace("e-0", "e-") for rate in rates)
             self.training_bar.set_postfix(shown)
         elif "eval_mean_iou" in logs:
-            self.on_evaluate(args, state, control)  # closes the bar that a line would break
+            self.on_evaluate(args, state, control)  # closes the evaluation's bar, which a line would break
             values = f"mean IoU {logs['eval_mean_iou']:.4f}, pixel accuracy {logs['eval_overall_accuracy']:.4f}"
             self.training_bar.write(f"step {state.global_step}: {values}, loss {logs['eval_loss']:.4g}")
         elif "train_runtime" in logs:
@@ -166,22 +163,18 @@ class TrainingProgress(ProgressCallback):
         else:
             super().on_log(args, state, control, logs=logs, **kwargs)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        super().on_train_end(args, state, control, **kwargs)
-        if self.others_show_bars:
-            enable_progress_bar()
-
 
 class EvaluationRecord(TrainerCallback):
-    """Writes a line of JSON for each evaluation: `step`, `epoch`, `time` (UTC), `seconds` it took, and `metrics`."""
+    """Writes a line of JSON per evaluation: `step`, `epoch`, `time` (UTC), the `seconds` it took, and `metrics`.
+
+    A step has one line, of the first time that it was evaluated.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
         path = Path(args.output_dir) / EVALUATIONS
         if state.is_world_process_zero and path.exists():
             kept = [line for step, line in _recorded(path) if _is_past(step, state)]
-            unfinished = path.with_name(f".unfinished-{path.name}")
-            unfinished.write_text("".join(kept), encoding="utf-8")
-            os.replace(unfinished, path)
+            write_text(path, "".join(kept))
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         path = Path(args.output_dir) / EVALUATIONS
@@ -203,12 +196,12 @@ class EvaluationRecord(TrainerCallback):
             "metrics": values,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:  # one call: what is killed leaves the line or none
+        with path.open("ab", buffering=0) as file:  # in one call, so that a killed process leaves no half line
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 class CurvePicture(TrainerCallback):
-    """Draws the curves of the whole training, of what was logged before it resumed too."""
+    """Draws the curves of the whole training, with what was logged before it resumed."""
 
     def on_evaluate(self, args, state, control, **kwargs):
         if state.is_world_process_zero and (picture := draw_curves(state.log_history)):
@@ -223,7 +216,7 @@ class PredictionSheets(TrainerCallback):
     """Draws photo, truth and prediction of a few fixed evaluation examples, at every evaluation.
 
     Args:
-        trainer ([`transformers.Trainer`]): with an `eval_dataset` and an image processor.
+        trainer ([`~offseg_hf.training.trainer.SegmentationTrainer`]): with an `eval_dataset` and an image processor.
     """
 
     def __init__(self, trainer):
@@ -242,7 +235,7 @@ class PredictionSheets(TrainerCallback):
         if not _is_of_own_set(metrics) or state.global_step == self.last_step:
             return
         self.last_step = state.global_step
-        # Every process predicts, since parts of the model may lie with each.
+        # Every process predicts, since each may hold a part of the model.
         with _random_state_kept(args.device), evaluation_mode(self.trainer.model):
             if self.examples is None:
                 self.examples = self._read(args.num_prediction_examples)
@@ -273,13 +266,13 @@ class PredictionSheets(TrainerCallback):
         return [dataset[index * len(dataset) // num_examples] for index in range(num_examples)]
 
     def _predict(self, example):
-        """The label map, made as those that are measured are."""
+        """The label map, made in the same way as for the metrics."""
         inputs = {"pixel_values": example["pixel_values"][None]}
         _, logits, _ = self.trainer.prediction_step(self.trainer.model, inputs, prediction_loss_only=False)
         return self.trainer.preprocess_logits_for_metrics(logits, example["labels"][None])[0].cpu().numpy()
 
     def _photo(self, example):
-        """The photo as the model sees it."""
+        """The photo at the size at which the model sees it, its normalization undone."""
         processor = self.trainer.processing_class
         pixels = example["pixel_values"].float().numpy().transpose(1, 2, 0)  # (height, width, 3)
         pixels = pixels * np.array(processor.image_std) + np.array(processor.image_mean)
@@ -291,12 +284,12 @@ class PredictionSheets(TrainerCallback):
 
 
 def _is_of_own_set(metrics):
-    """Whether an evaluation was one on the trainer's `eval_dataset`, by the usual names of its results."""
+    """Whether an evaluation was on the trainer's `eval_dataset` and no other, by the prefix of its results."""
     return "eval_runtime" in metrics
 
 
 def _is_past(step, state):
-    """Whether a step of an earlier training belongs to the one that goes on from it; none does to a new one."""
+    """Whether a recorded step lies before the step that the training resumes from; if it starts anew, none does."""
     return state.global_step > 0 and step <= state.global_step
 
 
@@ -308,7 +301,7 @@ def _recorded(path):
 
 @contextlib.contextmanager
 def _random_state_kept(device):
-    """Leaves the generators of random numbers as they are: Python's, numpy's, torch's of CPU and GPU."""
+    """Restores the state of all random generators (Python's, numpy's, torch's of CPU and GPU) afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:

@@ -1,5 +1,6 @@
-"""Checkpoints on disk: which is the newest whole one, and where a training may write."""
+"""Checkpoints on disk: which is the newest whole one, and whether a training may write into a folder."""
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
@@ -50,7 +51,7 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a folder whose files can be read to their end; tells which were passed over.
+    """The newest checkpoint of a folder whose files are all there and whole; warns of the broken ones before it.
 
     Args:
         output_dir (`str` or `Path`): folder that trainings write to.
@@ -91,3 +92,15 @@ def broken_file(checkpoint: str | Path) -> str | None:
         except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
             return file.name
     return None
+
+
+@contextlib.contextmanager
+def without_progress_bars():
+    """Keeps transformers' own progress bars, such as that of the shards it writes, off for a while."""
+    were_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()

@@ -4,19 +4,20 @@ What is updated, by type of model, as the names of modules in transformers 5:
 
 - SegFormer, with offset learning or without: the maps to queries and values of every attention, as in the paper of
   LoRA.
-- SegNeXt: the 1×1 convolutions around the gate of every attention; its depth-wise convolutions have nothing that a low
-  rank would save.
+- SegNeXt: the 1×1 convolutions around the gate of every attention. Its depth-wise convolutions are left out, since
+  their weights are of low rank already.
 - OffSeg-T, B, L: both 1×1 convolutions of every MLP, and the maps to queries and values, which only the last blocks
   have.
 - Mask2Former: the maps to queries and values of its Swin encoder.
 
-The head is trained as a whole and saved with its BatchNorm statistics. An encoder's BatchNorms that are not frozen
-(SegNeXt's) move while training too, so that they are trained and saved like the head: an adapter without their
-statistics would load and predict something else.
+The head is trained as a whole and saved with its BatchNorm statistics. So are the encoder's BatchNorm layers that are
+not frozen (SegNeXt's): their statistics change in training, and an adapter saved without them would predict something
+else.
 """
 
-from torch import nn
 from transformers import PreTrainedModel, Trainer
+
+from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS
 
 _TARGETS = {  # of a full match with a module's name
     "segformer": r"(model\.)?segformer\..*\.(q_proj|v_proj)",
@@ -30,22 +31,22 @@ _HEADS_OF_MASK2FORMER = ["pixel_level_module.decoder", "transformer_module", "cl
 
 
 def add_lora(model: PreTrainedModel, rank: int):
-    """Freezes a model's encoder and puts low-rank updates beside its weights; the head is trained as it is.
+    """Freezes a model's encoder and adds low-rank updates to its weights; the head is trained as a whole.
 
-    The updates start at zero, so that the model predicts what it did. `save_pretrained` of the result writes only what
-    is trained, `peft.PeftModel.from_pretrained(model, folder)` reads it, and `merge_and_unload()` makes a plain model
-    of it again.
+    The updates start at zero, so that predictions do not change. `save_pretrained` of the result writes only what is
+    trained, `peft.PeftModel.from_pretrained(model, folder)` reads it, and `merge_and_unload()` makes a plain model of
+    it again.
 
     Args:
         model ([`transformers.PreTrainedModel`]): a model of this package, a SegFormer or a Mask2Former, or a SegFormer
             with offset learning added. It becomes part of the result.
-        rank (`int`): of the updates, at least 1; they are scaled by 1.
+        rank (`int`): of the updates, at least 1; `lora_alpha` equals it, so that they are scaled by 1.
 
     Returns:
         `peft.PeftModel`: what `Trainer` trains like any other model.
 
     Raises:
-        ValueError: where `rank` is less than 1, or it is not known what to update in such a model.
+        ValueError: where `rank` is less than 1, or the model is of a type for which no modules are listed here.
         ImportError: where PEFT is not installed.
     """
     config = getattr(model.config, "base_config", model.config)  # a wrapper's
@@ -71,13 +72,12 @@ def add_lora(model: PreTrainedModel, rank: int):
 
 
 def _batch_norms_of_encoder(model, heads):
-    batch_norm = nn.modules.batchnorm._BatchNorm  # the synchronised one too
-    names = [name for name, module in model.named_modules() if isinstance(module, batch_norm)]
+    names = [name for name, module in model.named_modules() if isinstance(module, BATCH_NORM_LAYERS)]
     return [name for name in names if not any(f".{head}." in f".{name}." for head in heads)]
 
 
 def merge_lora(trainer: Trainer):
-    """Adds the updates of a `Trainer`'s model to its weights: from then on it is a plain model, saved as a whole.
+    """Adds the updates of a `Trainer`'s model to its weights, so that it is a plain model again, saved as a whole.
 
     Args:
         trainer ([`transformers.Trainer`]): after the training of a model from [`add_lora`].

@@ -1,4 +1,4 @@
-"""What `Trainer` needs to measure while it trains: label maps of logits, and exact figures batch by batch."""
+"""Metrics during training: logits → label maps → a confusion matrix, batch by batch."""
 
 import torch
 

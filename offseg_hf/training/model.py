@@ -1,4 +1,4 @@
-"""The model to train: of a published architecture, of given weights, or both; and the image processor beside it."""
+"""The model to train, by architecture, weights or both; and the image processor that is saved beside it."""
 
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, Mask2FormerImageProcessorPil, PreTrainedModel
 
@@ -16,7 +16,7 @@ def create_model(
     add_offset_learning: bool = False,
     **overrides,
 ) -> PreTrainedModel:
-    """A model to train: of a published architecture, or of given weights, or of that architecture with those weights.
+    """A model to train: of a published architecture, from given weights, or both.
 
     Args:
         variant (`str`, *optional*): a key of [`~offseg_hf.variants.VARIANTS`]; weights are random unless given, and
@@ -85,18 +85,20 @@ def _check_fields(config_class, names):
 
 
 def native_image_processor(config, image_processor):
-    """The image processor to save beside a model, which does what the one that it was trained with does.
+    """The image processor to save beside a model, which makes the same `pixel_values` as the one of the training.
 
     Args:
         config ([`transformers.PreTrainedConfig`]): the model's.
         image_processor ([`OffSegImageProcessor`]): the one that it is trained with.
 
     Returns:
-        [`transformers.BaseImageProcessor`]: itself; for models that classify masks Mask2Former's, which makes
-        instances, panoptic and semantic maps of their outputs.
+        [`transformers.BaseImageProcessor`]: the same; for models that classify masks Mask2Former's own, which also
+        makes instance, panoptic and semantic maps of their outputs.
     """
     if auto_model_class(config) is AutoModelForSemanticSegmentation:
         return image_processor
     names = ("size", "resample", "image_mean", "image_std", "rescale_factor", "do_reduce_labels")
     settings = {name: getattr(image_processor, name) for name in names}
-    return Mask2FormerImageProcessorPil(**settings, size_divisor=0)  # by default it stretches to multiples of 32
+    return Mask2FormerImageProcessorPil(
+        **settings, size_divisor=0
+    )  # its default resizes to multiples of 32, which changes the ratio

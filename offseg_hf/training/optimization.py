@@ -1,13 +1,20 @@
-"""AdamW as the paper's recipe has it: parameter groups, and the learning rate of every step."""
+"""What the optimizer gets, in groups that learn at rates of their own, and how many steps it takes."""
 
-import torch
+import math
+
 from torch import nn
+from transformers import TrainingArguments
 
 from offseg_hf.model_types import is_in_head
 from offseg_hf.models.offset_learning import ClassBias
-from offseg_hf.training.arguments import SegmentationTrainingArguments
+from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS
 
-_NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase, ClassBias)
+_INSTANCE_NORM_LAYERS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_NORM_LAYERS = (
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ClassBias),
+    *BATCH_NORM_LAYERS,
+    *_INSTANCE_NORM_LAYERS,
+)
 
 
 def parameter_groups(
@@ -19,13 +26,13 @@ def parameter_groups(
     `auxiliary_head`), and of Mask2Former all but the backbone.
 
     Args:
-        model (`torch.nn.Module`): the model.
+        model (`torch.nn.Module`): the model, wrapped by FSDP, `torch.compile` or PEFT or not.
         learning_rate (`float`): of the encoder.
         weight_decay (`float`): of all parameters but those of norm layers.
         head_learning_rate_factor (`float`): learning rate of the head, as a multiple of the encoder's.
 
     Returns:
-        `list[dict]`: for a torch optimiser; groups without parameters are left out.
+        `list[dict]`: for a torch optimizer; groups without parameters are left out.
     """
     norm_parameters = {
         p for module in model.modules() if isinstance(module, _NORM_LAYERS) for p in module.parameters()
@@ -45,53 +52,47 @@ def parameter_groups(
     ]
 
 
-def learning_rate_factor(
-    step: int, num_warmup_steps: int, num_training_steps: int, start_factor: float, decay_power: float = 1.0
-) -> float:
-    """Learning rate of a step as a multiple of the full one: linear warm-up, then polynomial decay to 0.
+def num_training_steps(args: TrainingArguments, train_dataset) -> int:
+    """Optimizer steps of a training: `max_steps`, or those of `num_train_epochs` of a data set of known length.
 
     Args:
-        step (`int`): steps taken so far.
-        num_warmup_steps (`int`): steps until the full learning rate.
-        num_training_steps (`int`): steps until 0.
-        start_factor (`float`): the multiple of step 0.
-        decay_power (`float`, *optional*, defaults to 1): exponent of the decay; 1 for a linear one.
+        args ([`transformers.TrainingArguments`]): the arguments.
+        train_dataset (`Dataset` or `IterableDataset`): the training data.
 
     Returns:
-        `float`: in [0, 1].
-    """
-    if step < num_warmup_steps:
-        return start_factor + (1 - start_factor) * step / num_warmup_steps
-    return max(0.0, (num_training_steps - step) / (num_training_steps - num_warmup_steps)) ** decay_power
-
-
-def create_optimizer_and_scheduler(model: nn.Module, args: SegmentationTrainingArguments, num_training_steps: int):
-    """AdamW and its schedule by the paper's recipe, for `Trainer(optimizers=…)`.
-
-    Args:
-        model (`torch.nn.Module`): the model.
-        args ([`SegmentationTrainingArguments`]): learning rates, weight decay, AdamW's betas, warm-up and decay.
-        num_training_steps (`int`): optimiser steps of the whole training.
-
-    Returns:
-        `tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]`
+        `int`
 
     Raises:
-        ValueError: where the warm-up is not shorter than the training.
+        ValueError: where the data is a stream and `max_steps` is not given.
     """
-    num_warmup_steps = args.get_warmup_steps(num_training_steps)
-    if num_warmup_steps >= num_training_steps:
+    if args.max_steps > 0:
+        return args.max_steps
+    if not hasattr(train_dataset, "__len__"):
         raise ValueError(
-            f"`warmup_steps` must be less than the {num_training_steps} steps of the training, got "
+            "`max_steps` must be given for a stream, whose length is not known; pass `--max_steps 20000`."
+        )
+    batch_size = args.train_batch_size * args.world_size
+    batches = (
+        len(train_dataset) // batch_size if args.dataloader_drop_last else math.ceil(len(train_dataset) / batch_size)
+    )
+    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
+
+
+def check_schedule(args: TrainingArguments, train_dataset):
+    """Raises where the learning rate cannot follow its schedule, before anything is computed.
+
+    Args:
+        args ([`transformers.TrainingArguments`]): the arguments.
+        train_dataset (`Dataset` or `IterableDataset`): the training data.
+
+    Raises:
+        ValueError: where the warm-up is not shorter than the training, or the length of the training is not known.
+    """
+    num_steps = num_training_steps(args, train_dataset)
+    num_warmup_steps = args.get_warmup_steps(num_steps)
+    without_warmup = ("constant", "reduce_lr_on_plateau", "greedy")
+    if num_warmup_steps >= num_steps and args.lr_scheduler_type not in without_warmup:
+        raise ValueError(
+            f"`warmup_steps` must be less than the {num_steps} steps of the training, got "
             f"{num_warmup_steps}; pass `--warmup_steps 0.05` for a twentieth of them."
         )
-    groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.head_learning_rate_factor)
-    betas = (args.adam_beta1, args.adam_beta2)
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: learning_rate_factor(
-            step, num_warmup_steps, num_training_steps, args.warmup_start_factor, args.lr_decay_power
-        ),
-    )
-    return optimizer, scheduler

@@ -1,4 +1,4 @@
-"""What can be said of a training besides transformers' own arguments: the model, the data.
+"""The options of a training: the model, the data, the recipe.
 
 Nothing is imported here that takes long to load, so that the command's help comes at once.
 """
@@ -6,6 +6,8 @@ Nothing is imported here that takes long to load, so that the command's help com
 from dataclasses import dataclass, field
 
 from offseg_hf.data.augmentation_settings import AugmentationSettings
+
+BATCH_NORMS = ("synchronized", "local", "frozen")
 
 
 def _option(default, text):
@@ -23,41 +25,42 @@ def _words(numbers):
 
 @dataclass
 class ModelArguments:
-    """What to train: an architecture, weights to start from, the classes."""
+    """What to train: an architecture, the weights to start from, the classes, the losses."""
 
-    variant: str | None = _option(None, "Architecture, such as offseg-b0; random weights unless --model_name_or_path.")
+    variant: str | None = _option(
+        None, "Architecture, such as offseg-b0; its weights are random unless --model_name_or_path is given."
+    )
     model_name_or_path: str | None = _option(None, "Folder or Hub id of the weights to start from.")
-    recipe: str | None = _option(
-        None, "Data set of the paper whose recipe to train by, such as ade20k; what else is given wins over it."
-    )
+    recipe: str | None = _option(None, "Recipe of the paper to train by, such as ade20k; other options override it.")
     labels: str | None = _option(None, "Class names separated by commas, or a .txt or .json file of them.")
-    num_labels: int | None = _option(None, "Number of classes, where they need no names.")
+    num_labels: int | None = _option(None, "Number of classes, instead of --labels.")
     logit_normalization: str | None = _option(
-        None, "layer_norm, fitted_layer_norm or class_bias; by default what fits."
+        None,
+        "Normalization of the logits: layer_norm, fitted_layer_norm or class_bias; by default what suits the classes.",
     )
-    attention_loss_weight: float | None = _option(None, "Weight of a second loss on the coupled attention.")
-    label_smoothing: float | None = _option(None, "Share of the target that is spread over all classes, such as 0.1.")
+    attention_loss_weight: float | None = _option(None, "Weight of an auxiliary loss on the coupled attention.")
+    label_smoothing: float | None = _option(None, "Label smoothing, in [0, 1).")
     class_weights: list[str] | None = _option(
-        None, "Weight of each class in the cross-entropy, or 'auto' for those of the training split's label maps."
+        None, "Weight of each class in the cross-entropy, or 'auto' to estimate them from the training split."
     )
-    class_weights_examples: int = _option(
-        10_000, "Label maps, the first ones, that 'auto' reads at most, in every process."
-    )
+    class_weights_examples: int = _option(10_000, "Number of label maps, the first ones, from which 'auto' estimates.")
     ohem_threshold: float | None = _option(
-        None, "Learn from hard pixels: those whose true class has a lower probability than this, such as 0.7."
+        None, "Online hard example mining: learn from the pixels whose true class has a lower probability than this."
     )
-    ohem_min_kept: int | None = _option(None, "Pixels of a batch to learn from at least; by default 100000.")
+    ohem_min_kept: int | None = _option(
+        None, "Number of hard pixels of a batch to learn from at least; by default 100000."
+    )
     cross_entropy_loss_weight: float | None = _option(None, "Weight of the cross-entropy; by default 1.")
     dice_loss_weight: float | None = _option(None, "Weight of the Dice loss; by default 0.")
     freeze_batch_norm: bool | None = _option(
-        None, "Whether OffSeg-T, B, L keep the encoder's BatchNorm as it is; by default not where weights are random."
+        None, "Whether the encoder's BatchNorm of OffSeg-T, B, L is frozen; by default unless weights are random."
     )
     add_offset_learning: bool = _option(
         False,
         "Whether to replace the classifier of --model_name_or_path, any of transformers' models, by offset learning.",
     )
     lora_rank: int | None = _option(
-        None, "Rank of updates (LoRA) to train in the encoder instead of its weights; the head is trained as ever."
+        None, "Rank of the LoRA updates to train in place of the encoder's weights; the head is trained as a whole."
     )
     trust_remote_code: bool = _option(False, "Whether to run model code that comes with the weights.")
 
@@ -72,32 +75,35 @@ class DataArguments:
         }
     )
     data_dir: str | None = _option(
-        None, "Where a data set that is given by its name is: official folder, Parquet files, Hub id; or the Hub."
+        None,
+        "Where a data set given by its name lies: official folder, Parquet files or Hub id; by default on the Hub.",
     )
-    streaming: bool = _option(False, "Whether to read while training instead of before; needs --max_steps.")
+    streaming: bool = _option(False, "Whether to stream the data while training; needs --max_steps.")
     train_split: str = _option("train", "Split to train on.")
     eval_split: str = _option("validation", "Split to evaluate on; 'none' for no evaluation.")
-    image_column: str | None = _option(None, "Column of the photos, where it cannot be guessed.")
-    mask_column: str | None = _option(None, "Column of the label maps, where it cannot be guessed.")
-    shuffle_buffer_size: int = _option(500, "Examples among which a stream is shuffled.")
-    label_table: str | None = _option(None, "JSON file of stored id → class, where label maps do not store class ids.")
+    image_column: str | None = _option(None, "Column of the photos, if it cannot be guessed.")
+    mask_column: str | None = _option(None, "Column of the masks, if it cannot be guessed.")
+    shuffle_buffer_size: int = _option(500, "Size of the shuffle buffer of a stream, in examples.")
+    label_table: str | None = _option(None, "JSON file of stored id → class, if masks do not store class ids.")
     do_reduce_labels: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether label 0 means 'ignore' and classes count from 1; by default as the named data has it.",
+            "help": "Whether stored label 0 is ignored and classes count from 1; by default as in the named data set.",
             "nargs": "?",
             "const": True,
         },
     )
-    eval_size: list[int] = _options((), "Longest and shortest edge in evaluation; by default those of --resize.")
+    eval_size: list[int] = _options(
+        (), "Longest and shortest edge of photos in evaluation; by default those of --resize."
+    )
     crop_size: list[int] = _options(
         (),
-        "Height and width of the training crop; by default those of the named data set, else "
+        "Height and width of the training crop; by default the named data set's, else "
         f"{_words(AugmentationSettings.crop_size)}.",
     )
     resize: list[int] = _options(
         (),
-        "Longest and shortest edge before the random scale; by default those of the named data set, else "
+        "Longest and shortest edge before the random scale; by default the named data set's, else "
         f"{_words(AugmentationSettings.resize)}.",
     )
     scale_range: list[float] = _options(AugmentationSettings.scale_range, "Range of the random scale.")
@@ -106,10 +112,80 @@ class DataArguments:
     )
     flip_probability: float = _option(AugmentationSettings.flip_probability, "Probability of a horizontal flip.")
     photometric_distortion: bool = _option(
-        AugmentationSettings.photometric_distortion, "Whether to change colours at random."
+        AugmentationSettings.photometric_distortion,
+        "Whether to change brightness, contrast, saturation and hue at random.",
     )
-    brightness: float = _option(AugmentationSettings.brightness, "Largest shift of brightness, of 255.")
-    contrast: list[float] = _options(AugmentationSettings.contrast, "Range of the contrast.")
-    saturation: list[float] = _options(AugmentationSettings.saturation, "Range of the saturation.")
-    hue: float = _option(AugmentationSettings.hue, "Largest turn of the hue, in degrees.")
+    brightness: float = _option(
+        AugmentationSettings.brightness, "Largest change of brightness, in grey levels of 255."
+    )
+    contrast: list[float] = _options(AugmentationSettings.contrast, "Range of the factor on the contrast.")
+    saturation: list[float] = _options(AugmentationSettings.saturation, "Range of the factor on the saturation.")
+    hue: float = _option(AugmentationSettings.hue, "Largest rotation of the hue, in degrees.")
     overwrite: bool = _option(False, "Whether to write into an --output_dir that is not empty.")
+
+
+@dataclass
+class RecipeArguments:
+    """The training recipe, by default the paper's for ADE20K; the light part of `SegmentationTrainingArguments`.
+
+    Args:
+        learning_rate (`float`, *optional*, defaults to 6e-5): peak learning rate of the encoder.
+        head_learning_rate_factor (`float`, *optional*, defaults to 10): learning rate of the decode head as a multiple
+            of `learning_rate`.
+        weight_decay (`float`, *optional*, defaults to 0.01): of all parameters but those of norm layers.
+        optim (`str`, *optional*, defaults to `"adamw_torch"`): optimizer, any of `transformers`' that takes groups of
+            parameters.
+        lr_scheduler_type (`str`, *optional*, defaults to `"polynomial"`): schedule of the learning rate, any of
+            `transformers`'.
+        lr_decay_power (`float`, *optional*, defaults to 1): exponent of the polynomial decay to 0; others have their
+            settings in `lr_scheduler_kwargs`, which win over this.
+        warmup_steps (`float`, *optional*, defaults to 1500): steps of linear warm-up from 0; below 1 a share of all
+            steps.
+        max_grad_norm (`float`, *optional*, defaults to 0): gradient-clipping norm; 0 for no clipping.
+        total_batch_size (`int`, *optional*): images per step over all devices and accumulated batches, from which
+            `per_device_train_batch_size` follows.
+        batch_norm (`str`, *optional*): what BatchNorm does, see [`~offseg_hf.training.batch_norm.set_up_batch_norm`].
+        num_prediction_examples (`int`, *optional*, defaults to 4): evaluation examples whose predictions are drawn at
+            every evaluation; 0 for none.
+    """
+
+    learning_rate: float = _option(6e-5, "Peak learning rate of the encoder.")
+    head_learning_rate_factor: float = _option(
+        10.0, "Learning rate of the decode head, as a multiple of --learning_rate."
+    )
+    weight_decay: float = _option(0.01, "Weight decay of all parameters but those of norm layers.")
+    optim: str = _option("adamw_torch", "Optimizer, such as adamw_torch, adamw_torch_fused, sgd or adafactor.")
+    lr_scheduler_type: str = _option(
+        "polynomial", "Learning-rate schedule, such as polynomial, linear, cosine or constant."
+    )
+    lr_decay_power: float = _option(1.0, "Exponent of the polynomial decay to 0; 1 decays linearly.")
+    warmup_steps: float = _option(1500, "Steps of linear warm-up from 0; a number below 1 is a share of all steps.")
+    max_grad_norm: float = _option(0.0, "Gradient-clipping norm; 0 disables clipping.")
+    total_batch_size: int | None = _option(None, "Images per step, over all devices and accumulated batches.")
+    per_device_train_batch_size: int | None = _option(
+        None, "Images per device and forward pass; by default 16, or what follows from --total_batch_size."
+    )
+    per_device_eval_batch_size: int = _option(
+        1, "Images per device and forward pass in evaluation; more than 1 needs images of one size."
+    )
+    batch_norm: str | None = field(
+        default=None,
+        metadata={
+            "help": "BatchNorm statistics: 'synchronized' over all processes (by default on several GPUs), 'local' to "
+            "each process (by default elsewhere), or 'frozen', the running ones.",
+            "choices": BATCH_NORMS,
+        },
+    )
+    remove_unused_columns: bool = _option(False, "Must be False, since images are decoded when they are read.")
+    batch_eval_metrics: bool = _option(True, "Must be True, since predictions are counted batch by batch.")
+    metric_for_best_model: str | None = _option("mean_iou", "Metric by which the best checkpoint is chosen.")
+    logging_first_step: bool = _option(True, "Whether to log the first step.")
+    logging_steps: float = _option(20, "Log every so many steps; a number below 1 is a share of all steps.")
+    logging_nan_inf_filter: bool = _option(False, "Whether to leave NaN and infinite losses out of the log.")
+    num_prediction_examples: int = _option(
+        4, "Evaluation examples whose predictions are drawn at every evaluation; 0 for none."
+    )
+    # In the order of `TrainingArguments`, the only one that HfArgumentParser understands.
+    report_to: None | str | list[str] = field(  # noqa: RUF036
+        default="none", metadata={"help": "Experiment trackers to report to, such as tensorboard; or 'none'."}
+    )

@@ -1,8 +1,6 @@
-"""transformers' `Trainer`, whose streams go on exactly, checkpoints appear whole, and steps can be divided at will.
+"""transformers' `Trainer` with what segmentation needs: recipe, exact metrics, streams, whole checkpoints."""
 
-The models train with the stock `Trainer` too; what is added here is for long runs and several processes.
-"""
-
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -12,79 +10,184 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
-from transformers.utils import logging
 
-from offseg_hf.data import EndlessStream
+from offseg_hf.data import EndlessStream, stack_examples
 from offseg_hf.data.streaming import StreamLoader
 from offseg_hf.evaluation.figures import named_results
-from offseg_hf.model_types import auto_model_class, ignore_index
-from offseg_hf.training.batch_norm import is_batch_norm, set_up_batch_norm
-from offseg_hf.training.checkpoints import STATE_FILE
-
-logger = logging.get_logger(__name__)
+from offseg_hf.model_types import auto_model_class, ignore_index, predicted_labels
+from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS, set_up_batch_norm
+from offseg_hf.training.callbacks import (
+    CurvePicture,
+    EvaluationRecord,
+    PassCallback,
+    PredictionSheets,
+    StreamEpochCallback,
+    TrainingProgress,
+    TrainingRates,
+)
+from offseg_hf.training.checkpoints import STATE_FILE, check_output_dir, without_progress_bars
+from offseg_hf.training.metrics import BatchMetrics, predicted_label_maps
+from offseg_hf.training.model import native_image_processor
+from offseg_hf.training.optimization import check_schedule, parameter_groups
 
 UNFINISHED = ".unfinished"  # where a checkpoint is written before it appears
 
 
 class SegmentationTrainer(Trainer):
-    """A `Trainer` of per-pixel and mask classifiers.
+    """A `Trainer` of models that classify pixels or masks.
 
-    - A stream ([`~offseg_hf.data.EndlessStream`]) is divided among the processes, and a training that resumes goes on
-      in it exactly where the checkpoint was, without reading what came before.
-    - The loss of a step is the mean over all labelled pixels of the step, into however many processes and accumulated
-      batches they are divided. (Of models that classify masks, and with losses that are no sums over pixels, it is the
-      mean of their losses.)
-    - Several processes evaluate every photo once, whatever the sizes.
-    - A checkpoint's folder appears when everything in it is written.
-    - `args.batch_norm` says what BatchNorm does.
+    What it adds to `Trainer`:
+
+    - Optimizer: encoder and head learn at rates of their own, and norm layers do not decay, whatever `args.optim`.
+    - Data: batches are stacked without padding. A stream ([`~offseg_hf.data.EndlessStream`]) is divided among the
+      processes, and a training that resumes goes on in it exactly where the checkpoint was, without reading what came
+      before; with `args.ignore_data_skip` it begins the stream's next pass instead.
+    - Loss: that of a step is the mean over all labelled pixels of the step, into however many processes and
+      accumulated batches they are divided. Class weights, hard-pixel selection and the Dice loss are computed within
+      each batch, and the batches' losses averaged with their numbers of labelled pixels as weights. The losses of
+      models that classify masks are averaged with equal weights.
+    - BatchNorm: as `args.batch_norm` says.
+    - Evaluation: mean IoU and the like, exactly, by a confusion matrix at the labels' resolution, in constant memory.
+      Several processes evaluate every photo once, whatever the sizes.
+    - Checkpoints: a folder appears when everything in it is written.
+    - Records, in `args.output_dir`: at every evaluation on `eval_dataset` a line of `evaluations.jsonl`, the picture
+      `curves.png` (at every checkpoint and at the end too) and `predictions/step-000500.jpg`, a sheet of
+      `args.num_prediction_examples` fixed examples, which TensorBoard shows too. A training that resumes drops what
+      was recorded of later steps than it resumes from, and one that starts anew drops all.
+    - Progress bar and logs: the learning rate of the head and the examples per second besides.
 
     Args:
-        model ([`transformers.PreTrainedModel`]): the model.
-        args ([`~offseg_hf.training.arguments.SegmentationTrainingArguments`]): the recipe.
-        **kwargs: as for `Trainer`.
+        model ([`transformers.PreTrainedModel`] or `peft.PeftModel`): the model.
+        args ([`~offseg_hf.training.arguments.SegmentationTrainingArguments`]): the recipe; `max_steps` must be given
+            for a stream. It is not changed.
+        train_dataset (`torch.utils.data.Dataset` or `IterableDataset`, *optional*): of `pixel_values` and `labels`.
+        eval_dataset (likewise, or a `dict` of them, *optional*): with labels at the resolution at which to measure.
+        image_processor ([`OffSegImageProcessor`], *optional*): saved beside the model, see
+            [`~offseg_hf.training.model.native_image_processor`].
+        **kwargs: as for `Trainer`, such as `callbacks` or `optimizers`. What is given of `data_collator`,
+            `processing_class`, `compute_metrics` and `preprocess_logits_for_metrics` (by default logits → label maps)
+            replaces what is described above.
 
     Raises:
-        ValueError: where BatchNorm cannot do what is asked for, or would see batches of one image.
+        ValueError: where the warm-up is not shorter than the training, a stream has no number of steps, or BatchNorm
+            cannot do what is asked for, or would see batches of one image.
     """
 
-    def __init__(self, model, args, **kwargs):
-        set_up_batch_norm(model, args, kwargs.get("train_dataset"))
-        super().__init__(model, args, **kwargs)
-        self._num_labelled = None
-        self._unfinished = None
+    def __init__(self, model, args, *, train_dataset=None, eval_dataset=None, image_processor=None, **kwargs):
+        set_up_batch_norm(model, args, train_dataset)
+        if train_dataset is not None:
+            check_schedule(args, train_dataset)
+        is_stream = isinstance(train_dataset, EndlessStream)
+        self._begins_next_pass = args.ignore_data_skip
+        if is_stream:
+            args = copy.copy(args)
+            args.ignore_data_skip = True  # Trainer would read and drop what came before; the loader goes on after it
+        if image_processor is not None:
+            kwargs.setdefault("processing_class", native_image_processor(model.config, image_processor))
+        kwargs.setdefault("data_collator", stack_examples)
+        kwargs.setdefault("preprocess_logits_for_metrics", predicted_label_maps)
+        if "compute_metrics" not in kwargs:
+            kwargs["compute_metrics"] = BatchMetrics(predicted_labels(model.config), ignore_index(model.config))
+        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        # No loss of a segmentation model is divided by Trainer's count of items, even if it takes any keyword.
+        self.model_accepts_loss_kwargs = False
+        self._add_callbacks(is_stream)
+
+        self._checkpoint = None
         self._loader = None
+        self._unfinished = None
+        self._num_labelled = None
         is_per_pixel = auto_model_class(model.config).__name__ == "AutoModelForSemanticSegmentation"
-        self._is_divided = is_per_pixel and args.world_size * args.gradient_accumulation_steps > 1
-        self._frozen = [module for module in model.modules() if is_batch_norm(module)]
-        if args.batch_norm != "frozen":
-            self._frozen = []
+        num_batches = args.world_size * args.gradient_accumulation_steps
+        self._is_divided = is_per_pixel and self.compute_loss_func is None and num_batches > 1
+        self._frozen = []
+        if args.batch_norm == "frozen":
+            self._frozen = [module for module in model.modules() if isinstance(module, BATCH_NORM_LAYERS)]
+
+    def _add_callbacks(self, is_stream):
+        # The first of all, so that those who report the logs get what it adds to them.
+        self.callback_handler.callbacks.insert(0, TrainingRates())
+        if is_stream:
+            self.add_callback(StreamEpochCallback())
+        elif hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(PassCallback(self.train_dataset))
+        if self.pop_callback(ProgressCallback) is not None:  # there is none with `disable_tqdm`, nor in notebooks
+            self.add_callback(TrainingProgress())
+        if None not in (self.eval_dataset, self.processing_class) and self.args.num_prediction_examples > 0:
+            self.add_callback(PredictionSheets(self))
+        self.add_callback(EvaluationRecord())
+        self.add_callback(CurvePicture())
+
+    # Optimization
+
+    def create_optimizer(self, model=None):
+        """The optimizer that `args.optim` names, of encoder and head with learning rates of their own."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, model
+            )
+            takes_groups = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
+            if not takes_groups or {"params", "model", "optimizer_dict"} & options.keys():
+                raise ValueError(
+                    "`optim` must be an optimizer that takes groups of parameters, those of encoder and head, got "
+                    f"{self.args.optim.value}; leave it out, or pass adamw_torch_fused, sgd or adafactor."
+                )
+            args = self.args
+            groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.head_learning_rate_factor)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
 
     # Data
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """As `Trainer`'s, but `resume_from_checkpoint=True` takes the newest checkpoint that is whole."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = check_output_dir(self.args.output_dir, "last", overwrite=True)
+        self._checkpoint = str(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(self._checkpoint, *args, **kwargs)
 
     def get_train_dataloader(self):
         """The batches of this process."""
         if not isinstance(self.train_dataset, EndlessStream):
             return super().get_train_dataloader()
-        self.args.ignore_data_skip = True  # it goes on where it was instead
-        workers = {}
-        if self.args.dataloader_num_workers > 0:
-            workers = {
-                "prefetch_factor": self.args.dataloader_prefetch_factor,
-                "multiprocessing_context": self.args.dataloader_multiprocessing_context,
-            }
         self._loader = StreamLoader(
             self.train_dataset,
-            batch_size=self._train_batch_size,
+            batch_size=self._train_batch_size,  # smaller than that of `args` after `auto_find_batch_size` shrank it
             collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
             process_index=self.args.process_index,
             num_processes=self.args.world_size,
-            pin_memory=self.args.dataloader_pin_memory,
-            **workers,
+            **self._loading(),
         )
+        if self._checkpoint is not None:
+            self._resume_stream()
         return self._loader
+
+    def _loading(self):
+        """What `args` say of the reading of data, as a `DataLoader` takes it."""
+        options = {"num_workers": self.args.dataloader_num_workers, "pin_memory": self.args.dataloader_pin_memory}
+        if self.args.dataloader_num_workers > 0:
+            options["prefetch_factor"] = self.args.dataloader_prefetch_factor
+            options["multiprocessing_context"] = self.args.dataloader_multiprocessing_context
+        return options
+
+    def _resume_stream(self):
+        """Puts the stream where the checkpoint was, or at the beginning of its next pass."""
+        first, own = (Path(self._checkpoint, f"stream_{index}.json") for index in (0, self.args.process_index))
+        if self._begins_next_pass:
+            if first.exists():
+                self._loader.begin_next_pass(json.loads(first.read_text(encoding="utf-8")))
+        elif first.exists():
+            # There is none of its own where there were fewer processes, which the loader refuses.
+            file = own if own.exists() else first
+            self._loader.load_state_dict(json.loads(file.read_text(encoding="utf-8")))
+        else:
+            raise ValueError(
+                "`resume_from_checkpoint` must hold the position in the stream, but there is no stream_0.json in "
+                f"{self._checkpoint}; pass `--ignore_data_skip` to begin the stream anew."
+            )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The batches of one step; counts their labelled pixels over all processes."""
@@ -94,37 +197,50 @@ class SegmentationTrainer(Trainer):
             self._num_labelled = self.accelerator.reduce(count, "sum").clamp(min=1)
         return batches, num_items
 
+    # Loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of a batch, so that the mean over batches and processes is that over the labelled pixels."""
+        """The loss of a batch, times its share of the step's labelled pixels over the share of an average batch.
+
+        So the mean over batches and processes, which is what is minimized, is the mean over the labelled pixels.
+        """
         for module in self._frozen:
             module.eval()
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not (self._is_divided and model.training):
             return result
-        num_parts = self.current_gradient_accumulation_steps * self.args.world_size
-        share = num_parts * self._labelled(inputs["labels"]) / self._num_labelled
-        return (result[0] * share, *result[1:]) if return_outputs else result * share
+        num_batches = self.current_gradient_accumulation_steps * self.args.world_size
+        weight = num_batches * self._labelled(inputs["labels"]) / self._num_labelled
+        return (result[0] * weight, *result[1:]) if return_outputs else result * weight
 
     def _labelled(self, labels):
         return (labels != ignore_index(self.model.config)).sum()
 
     # Evaluation
 
+    @property
+    def _divides_evaluation(self):
+        """Whether processes evaluate photos of their own and exchange counts, as only our own metrics allow."""
+        return self.args.world_size > 1 and isinstance(self.compute_metrics, BatchMetrics)
+
     def get_eval_dataloader(self, eval_dataset=None):
         """The photos to evaluate on; with several processes this one's, each of which no other has."""
-        if self.args.world_size == 1:
+        if not self._divides_evaluation:
             return super().get_eval_dataloader(eval_dataset)
         data = self.eval_dataset if eval_dataset is None else eval_dataset
+        data = self.eval_dataset[data] if isinstance(data, str) else data
         process_index, num_processes = self.args.process_index, self.args.world_size
         if isinstance(data, datasets.IterableDataset):
             share = split_dataset_by_node(data, process_index, num_processes)
         else:
             share = Subset(data, range(process_index, len(data), num_processes))
-        return DataLoader(share, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator)
+        return DataLoader(
+            share, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator, **self._loading()
+        )
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
         """As `Trainer`'s, but several processes exchange counts: it gathers label maps, which must be of one size."""
-        if self.args.world_size == 1:
+        if not self._divides_evaluation:
             return super().evaluation_loop(
                 dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
             )
@@ -142,6 +258,20 @@ class SegmentationTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_photos))
 
+    def last_evaluation(self):
+        """What the training measured of the weights that it ended with.
+
+        Returns:
+            `dict` or `None`: as from `evaluate`; `None` where they were not evaluated.
+        """
+        step = self.state.global_step
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            step = self.state.best_global_step
+        for entry in reversed(self.state.log_history):
+            if entry["step"] == step and "eval_runtime" in entry:
+                return {name: value for name, value in entry.items() if name != "step"}
+        return None
+
     # Checkpoints
 
     def _get_output_dir(self, trial):
@@ -157,12 +287,13 @@ class SegmentationTrainer(Trainer):
             shutil.rmtree(unfinished)  # of a run that was killed
         self.accelerator.wait_for_everyone()
         try:
-            super()._save_checkpoint(model, trial)
+            with without_progress_bars():  # of the shards that are written
+                super()._save_checkpoint(model, trial)
         finally:
             self._unfinished = None
         if self._loader is not None:
             state = json.dumps(self._loader.state_dict())
-            (unfinished / f"stream_{self.args.process_index}.json").write_text(state)
+            (unfinished / f"stream_{self.args.process_index}.json").write_text(state, encoding="utf-8")
         self.accelerator.wait_for_everyone()
         if self.state.best_model_checkpoint == str(unfinished):
             self.state.best_model_checkpoint = str(final)
@@ -179,15 +310,3 @@ class SegmentationTrainer(Trainer):
                 use_mtime=False,
             )
         self.accelerator.wait_for_everyone()
-
-    def _load_rng_state(self, checkpoint):
-        """Besides the states of random generators, where the stream was."""
-        super()._load_rng_state(checkpoint)
-        if checkpoint is None or self._loader is None:
-            return
-        file = Path(checkpoint) / f"stream_{self.args.process_index}.json"
-        file = file if file.exists() else Path(checkpoint) / "stream_0.json"  # then there are more processes now
-        if file.exists():
-            self._loader.load_state_dict(json.loads(file.read_text()))
-        else:
-            logger.warning("The stream goes on with a new pass, since the checkpoint does not say where it was.")

@@ -67,10 +67,8 @@ def run(name, seed, id2label, args):
     import torch
     from transformers import set_seed
 
-    from offseg_hf import OffSegImageProcessor
+    from offseg_hf import OffSegImageProcessor, SegmentationTrainer, SegmentationTrainingArguments
     from offseg_hf.data import TrainTransform, training_dataset
-    from offseg_hf.training.arguments import SegmentationTrainingArguments
-    from offseg_hf.training.trainer import SegmentationTrainer
 
     set_seed(seed)
     model = create(name, id2label)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
 from offseg_hf.commands.train import main
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.training.trainer import SegmentationTrainer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -83,6 +84,33 @@ def test_lora_is_resumed_exactly_and_saved_as_a_plain_model_that_differs_only_wh
         assert torch.equal(tensor, part[name]), name
         if name.startswith("segformer."):
             assert torch.equal(tensor, base[name]) != name.endswith(("q_proj.weight", "v_proj.weight")), name
+
+
+@pytest.mark.parametrize(
+    ("more", "num_evaluations"),
+    [
+        ([], 1),
+        (["--eval_strategy", "steps", "--eval_steps", "2", "--optim", "sgd", "--lr_scheduler_type", "cosine"], 2),
+    ],
+)
+def test_last_weights_are_evaluated_once(folder, tmp_path, monkeypatch, more, num_evaluations):
+    steps = []
+    evaluate = SegmentationTrainer.evaluate
+
+    def counted(trainer, *args, **kwargs):
+        steps.append(trainer.state.global_step)
+        return evaluate(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(SegmentationTrainer, "evaluate", counted)
+    main(arguments(folder, tmp_path, *more))
+    assert len(steps) == num_evaluations and steps[-1] == 4
+    (*_, line) = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    metrics = json.loads((tmp_path / "eval_results.json").read_text())
+    assert metrics["eval_mean_iou"] == json.loads(line)["metrics"]["mean_iou"] and "step" not in metrics
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["evaluation"]["mean_iou"] == metrics["eval_mean_iou"]
+    found = [record[name] for name in ("adam_beta1", "other_optimizer", "lr_decay_power", "other_schedule")]
+    assert found == ([None, "sgd", None, "cosine"] if "sgd" in more else [0.9, None, 1.0, None])
 
 
 @pytest.mark.parametrize(

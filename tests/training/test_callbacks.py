@@ -15,7 +15,6 @@ from tiny_models import tiny_mask2former, tiny_offseg, tiny_segnext
 from transformers import TrainerControl, TrainerState
 from transformers.utils.logging import is_progress_bar_enabled
 
-import offseg_hf
 from offseg_hf import OffSegImageProcessor
 from offseg_hf.data import TrainTransform, evaluation_dataset, load_segmentation_dataset, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
@@ -24,9 +23,16 @@ from offseg_hf.pictures.overlays import picture_sheet
 from offseg_hf.pictures.palettes import default_palette
 from offseg_hf.prediction.label_maps import predict_label_map
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.callbacks import EvaluationRecord, TrainingRates, check_reporting, watch
-from offseg_hf.training.from_arguments import create_trainer, trainer_from_arguments
+from offseg_hf.training.callbacks import (
+    CurvePicture,
+    EvaluationRecord,
+    PredictionSheets,
+    TrainingRates,
+    check_reporting,
+)
+from offseg_hf.training.from_arguments import trainer_from_arguments
 from offseg_hf.training.options import DataArguments, ModelArguments
+from offseg_hf.training.trainer import SegmentationTrainer
 
 ID2LABEL = dict(enumerate(SCENE_LABELS))
 CLASSES = {"num_labels": len(ID2LABEL), "id2label": ID2LABEL}
@@ -40,11 +46,11 @@ def scenes(tmp_path_factory):
 def arguments(folder, **values):
     defaults = {"max_steps": 4, "warmup_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
     quiet = {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False}
-    watched = {"eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1, "num_prediction_examples": 2}
-    return SegmentationTrainingArguments(output_dir=str(folder), **{**defaults, **quiet, **watched, **values})
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1, "num_prediction_examples": 2}
+    return SegmentationTrainingArguments(output_dir=str(folder), **{**defaults, **quiet, **evaluated, **values})
 
 
-def create(scenes, folder, model=None, streaming=False, watched=True, evaluated=True, **values):
+def create(scenes, folder, model=None, streaming=False, recorded=True, evaluated=True, **values):
     image_processor = OffSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     source = {"image_processor": image_processor, "num_labels": len(ID2LABEL), "streaming": streaming}
     transform = TrainTransform(crop_size=(64, 64), resize=(96, 64))
@@ -52,9 +58,16 @@ def create(scenes, folder, model=None, streaming=False, watched=True, evaluated=
     eval_data = evaluation_dataset(str(scenes), "validation", **source) if evaluated else None
     values = values if evaluated else {"eval_strategy": "no", **values}
     model = model or tiny_offseg(**CLASSES)
-    trainer = create_trainer(model, arguments(folder, **values), train_data, eval_data, image_processor)
-    if watched:
-        watch(trainer)
+    trainer = SegmentationTrainer(
+        model,
+        arguments(folder, **values),
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        image_processor=image_processor,
+    )
+    if not recorded:
+        for callback in (TrainingRates, PredictionSheets, EvaluationRecord, CurvePicture):
+            trainer.remove_callback(callback)
     return trainer
 
 
@@ -71,12 +84,12 @@ def difference(picture, expected):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_training_is_the_same_to_the_bit_when_watched(scenes, tmp_path, streaming):
-    def train(watched):
+def test_training_is_the_same_to_the_bit_when_recorded(scenes, tmp_path, streaming):
+    def train(recorded):
         # Dropped paths in training and new bases in evaluation: each draws random numbers.
         model = tiny_segnext(**CLASSES, drop_path_rate=0.3, resample_bases_in_evaluation=True)
-        folder = tmp_path / str(watched)
-        trainer = create(scenes, folder, model, streaming, watched)
+        folder = tmp_path / str(recorded)
+        trainer = create(scenes, folder, model, streaming, recorded, max_steps=3)
         torch.manual_seed(1)
         trainer.train()
         results = [entry["eval_mean_iou"] for entry in trainer.state.log_history if "eval_mean_iou" in entry]
@@ -84,15 +97,15 @@ def test_training_is_the_same_to_the_bit_when_watched(scenes, tmp_path, streamin
 
     np.random.seed(0)
     random.seed(0)
-    watched = train(True)
+    recorded = train(True)
     np.random.seed(0)
     random.seed(0)
     alone = train(False)
-    assert (tmp_path / "True" / "predictions" / "step-000004.jpg").is_file()
+    assert (tmp_path / "True" / "predictions" / "step-000002.jpg").is_file()
     assert files(tmp_path / "False") == []
     for name, tensor in alone[0].items():
-        assert torch.equal(tensor, watched[0][name]), name
-    assert watched[1:] == alone[1:]
+        assert torch.equal(tensor, recorded[0][name]), name
+    assert recorded[1:] == alone[1:]
 
 
 # Example predictions
@@ -180,26 +193,26 @@ def test_evaluation_on_another_set_is_not_recorded(tmp_path):
 
 
 def test_nothing_is_doubled_when_a_training_resumes_from_an_earlier_checkpoint(scenes, tmp_path):
-    values = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    values = {"max_steps": 3, "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     create(scenes, tmp_path, **values).train()
     before = lines(tmp_path)
     with (tmp_path / "evaluations.jsonl").open("a") as file:
         file.write('{"step": 8, "epo')  # a machine that lost its power
     stale = tmp_path / "predictions" / "step-000005.jpg"
-    shutil.copy(tmp_path / "predictions" / "step-000004.jpg", stale)
+    shutil.copy(tmp_path / "predictions" / "step-000002.jpg", stale)
 
     trainer = create(scenes, tmp_path, **values)
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     after = lines(tmp_path)
-    assert [line["step"] for line in after] == [2, 4, 6]
+    assert [line["step"] for line in after] == [1, 2, 3]
     assert after[0] == before[0]
     assert after[-1]["metrics"] == before[-1]["metrics"]
-    assert files(tmp_path / "predictions") == [f"step-00000{step}.jpg" for step in (2, 4, 6)]
-    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert files(tmp_path / "predictions") == [f"step-00000{step}.jpg" for step in (1, 2, 3)]
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3]
 
 
 def test_records_of_the_old_training_are_dropped_when_a_new_one_starts(scenes, tmp_path):
-    create(scenes, tmp_path, max_steps=4).train()
+    create(scenes, tmp_path, max_steps=3, eval_steps=3).train()
     create(scenes, tmp_path, max_steps=2).train()
     assert [line["step"] for line in lines(tmp_path)] == [2]
     assert files(tmp_path / "predictions") == ["step-000002.jpg"]
@@ -208,9 +221,9 @@ def test_records_of_the_old_training_are_dropped_when_a_new_one_starts(scenes, t
 @pytest.mark.slow
 def test_only_the_main_process_writes_when_there_are_two(scenes, tmp_path):
     tiny_offseg(**CLASSES).save_pretrained(tmp_path / "tiny")
-    script = Path(offseg_hf.__file__).parents[1] / "scripts" / "train.py"
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("--module", "offseg_hf.commands.train"),
         *("--model_name_or_path", tmp_path / "tiny", "--dataset", scenes, "--streaming", "--labels"),
         *(",".join(SCENE_LABELS), "--max_steps", 2, "--warmup_steps", 1, "--per_device_train_batch_size", 2),
         *("--crop_size", 64, 64, "--resize", 96, 64, "--eval_strategy", "steps", "--eval_steps", 1),
@@ -230,9 +243,9 @@ def test_learning_rates_of_encoder_and_head_are_logged(scenes, tmp_path, model):
     trainer = create(scenes, tmp_path, model(**CLASSES), evaluated=False)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    # The first step's is 1e-6 of the full one, then it falls in 3 steps to 0.
-    assert [entry["learning_rate"] for entry in logged] == pytest.approx([1e-9, 1e-3, 2e-3 / 3, 1e-3 / 3])
-    assert [entry["learning_rate_head"] for entry in logged] == pytest.approx([1e-8, 1e-2, 2e-2 / 3, 1e-2 / 3])
+    # The first step's is 0, then it falls in 3 steps from the full one to 0.
+    assert [entry["learning_rate"] for entry in logged] == pytest.approx([0, 1e-3, 2e-3 / 3, 1e-3 / 3])
+    assert [entry["learning_rate_head"] for entry in logged] == pytest.approx([0, 1e-2, 2e-2 / 3, 1e-2 / 3])
     assert ["examples_per_second" in entry for entry in logged] == [False, True, True, True]
 
 
@@ -283,15 +296,15 @@ def test_bar_tells_loss_rates_and_evaluations(scenes, tmp_path, capsys):
 
 
 def test_bar_goes_on_where_the_training_resumes(scenes, tmp_path, capsys):
-    create(scenes, tmp_path, save_strategy="steps", save_steps=2).train()
+    create(scenes, tmp_path, evaluated=False, save_strategy="steps", save_steps=2).train()
     capsys.readouterr()
-    trainer = create(scenes, tmp_path, disable_tqdm=False)
+    trainer = create(scenes, tmp_path, evaluated=False, disable_tqdm=False)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert " 50%|" in capsys.readouterr().err.split("\r")[1]
 
 
 def test_no_bar_is_shown_when_it_is_disabled(scenes, tmp_path, capsys):
-    create(scenes, tmp_path).train()
+    create(scenes, tmp_path, evaluated=False).train()
     assert "/4 [" not in capsys.readouterr().err
 
 

@@ -25,9 +25,11 @@ from offseg_hf.evaluation.metric import SemanticSegmentationMetric
 from offseg_hf.models.label_map import upsampled_label_map
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.checkpoints import check_output_dir
-from offseg_hf.training.from_arguments import create_trainer, num_training_steps, trainer_from_arguments
+from offseg_hf.training.from_arguments import trainer_from_arguments
 from offseg_hf.training.model import create_model
+from offseg_hf.training.optimization import num_training_steps
 from offseg_hf.training.options import DataArguments, ModelArguments
+from offseg_hf.training.trainer import SegmentationTrainer
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 ID2LABEL = dict(enumerate(SCENE_LABELS))
@@ -78,7 +80,13 @@ def test_mask2former_is_trained_and_measured_and_saved_with_its_native_processor
         str(scenes), "validation", image_processor=image_processor, num_labels=len(ID2LABEL)
     )
     data = train_data(scenes, image_processor)
-    run = create_trainer(model, arguments(tmp_path, max_steps=2), data, eval_data, image_processor)
+    run = SegmentationTrainer(
+        model,
+        arguments(tmp_path, max_steps=2),
+        train_dataset=data,
+        eval_dataset=eval_data,
+        image_processor=image_processor,
+    )
     run.train()
     metrics = run.evaluate()
     run.save_model()
@@ -139,7 +147,7 @@ def test_schedule_ends_with_the_training(tmp_path, scenes, image_processor, valu
     args = arguments(tmp_path, **values)
     data = train_data(scenes, image_processor)
     assert num_training_steps(args, data) == steps
-    trainer = create_trainer(tiny_model(), args, data, image_processor=image_processor)
+    trainer = SegmentationTrainer(tiny_model(), args, train_dataset=data, image_processor=image_processor)
     if steps > 7:
         return
     trainer.train()
@@ -231,17 +239,19 @@ def test_training_goes_on_as_if_uninterrupted_when_resumed(tmp_path, scenes, ima
     def train(folder, **values):
         model = tiny_model(drop_path_rate=0.3)
         torch.manual_seed(1)
-        args = arguments(tmp_path / folder, max_steps=9, **{"save_strategy": "steps", "save_steps": 4, **values})
-        trainer = create_trainer(model, args, train_data(scenes, image_processor, streaming=streaming, seed=3))
+        args = arguments(tmp_path / folder, max_steps=8, **{"save_strategy": "steps", "save_steps": 5, **values})
+        trainer = SegmentationTrainer(
+            model, args, train_dataset=train_data(scenes, image_processor, streaming=streaming, seed=3)
+        )
         return model, trainer
 
     whole, trainer = train("whole")
     trainer.train()
-    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "part" / "checkpoint-4")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-5", tmp_path / "part" / "checkpoint-5")
     resumed, trainer = train("part")
-    trainer.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-5"))
 
-    assert trainer.state.global_step == 9
+    assert trainer.state.global_step == 8  # in the second pass
     for (name, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(expected, found), name
 
@@ -249,13 +259,15 @@ def test_training_goes_on_as_if_uninterrupted_when_resumed(tmp_path, scenes, ima
 def test_every_parameter_moves_when_trained(tmp_path, scenes, image_processor):
     model = tiny_model()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    create_trainer(model, arguments(tmp_path), train_data(scenes, image_processor)).train()
+    SegmentationTrainer(model, arguments(tmp_path), train_dataset=train_data(scenes, image_processor)).train()
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
 
 
 def test_loss_falls_when_trained_on_a_stream(tmp_path, scenes, image_processor):
-    args = arguments(tmp_path, max_steps=30, per_device_train_batch_size=4, logging_steps=5)
-    trainer = create_trainer(tiny_model(), args, train_data(scenes, image_processor, streaming=True))
+    args = arguments(tmp_path, max_steps=12, learning_rate=3e-3, logging_steps=3)
+    trainer = SegmentationTrainer(
+        tiny_model(), args, train_dataset=train_data(scenes, image_processor, streaming=True)
+    )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert float(losses[-1]) < 0.8 * float(losses[0])
@@ -268,7 +280,13 @@ def test_best_model_is_loaded_whole_at_the_end(tmp_path, scenes, image_processor
         load_best_model_at_end=True, learning_rate=0.1,
     )  # fmt: skip
     model = tiny_model()
-    trainer = create_trainer(model, args, train_data(scenes, image_processor), data, image_processor)
+    trainer = SegmentationTrainer(
+        model,
+        args,
+        train_dataset=train_data(scenes, image_processor),
+        eval_dataset=data,
+        image_processor=image_processor,
+    )
     trainer.train()
     best = OffSegForSemanticSegmentation.from_pretrained(trainer.state.best_model_checkpoint)
     for (name, expected), found in zip(best.state_dict().items(), model.state_dict().values()):
@@ -299,9 +317,9 @@ def test_one_and_two_classes_are_learned(num_labels):
     generator = torch.Generator().manual_seed(0)
     config = OffSegConfig(**{**TINY, "hidden_sizes": (16, 16, 32, 32)}, decoder_hidden_size=32, num_labels=num_labels)
     model = OffSegForSemanticSegmentation(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(80):
-        pixel_values, labels = chequered_images(8, generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(40):
+        pixel_values, labels = chequered_images(4, generator)
         model(pixel_values=pixel_values, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,13 +2,35 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tiny_models import tiny_mask2former, tiny_offseg
 from torch import nn
 from transformers import SegformerConfig
 
 from offseg_hf import OffsetLearningConfig, OffsetLearningForSemanticSegmentation
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.optimization import create_optimizer_and_scheduler, learning_rate_factor, parameter_groups
+from offseg_hf.training.optimization import parameter_groups
+from offseg_hf.training.trainer import SegmentationTrainer
+
+
+def arguments(folder, **values):
+    return SegmentationTrainingArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True, **values)
+
+
+def learning_rates(folder, steps, num_steps, **values):
+    """Of the encoder, as multiples of the full one, after so many steps."""
+    trainer = SegmentationTrainer(tiny_offseg(), arguments(folder, learning_rate=0.5, **values))
+    trainer.create_optimizer_and_scheduler(num_steps)
+    trainer.optimizer.step()  # there are no gradients; else the schedule warns
+    factors = []
+    for step in steps:
+        trainer.lr_scheduler.last_epoch = step - 1
+        trainer.lr_scheduler.step()
+        encoder, head = (group["lr"] for group in trainer.optimizer.param_groups[::2])
+        assert head == pytest.approx(10 * encoder)
+        factors.append(encoder / 0.5)
+    return factors
+
 
 # Parameter groups
 
@@ -64,20 +86,96 @@ def test_head_is_found_in_a_wrapped_model():
 # Learning rates
 
 
-def test_learning_rate_follows_the_closed_form():
-    factors = [learning_rate_factor(step, 1500, 160_000, 1e-6) for step in (0, 750, 1500, 80_000, 160_000)]
-    assert factors == pytest.approx([1e-6, (1 + 1e-6) / 2, 1, 80_000 / 158_500, 0])
+def test_learning_rate_follows_the_closed_form(tmp_path):
+    factors = learning_rates(tmp_path, (0, 750, 1500, 80_000, 160_000), 160_000)
+    assert factors == pytest.approx([0, 1 / 2, 1, 80_000 / 158_500, 0])
 
 
-def test_decay_is_polynomial_when_it_has_a_power():
-    factors = [learning_rate_factor(step, 0, 160_000, 1e-6, decay_power=0.9) for step in (0, 80_000, 160_000)]
+def test_decay_is_polynomial_when_it_has_a_power(tmp_path):
+    factors = learning_rates(tmp_path, (0, 80_000, 160_000), 160_000, warmup_steps=0, lr_decay_power=0.9)
     assert factors == pytest.approx([1, 0.5**0.9, 0])
 
 
+def test_settings_of_the_schedule_win_when_they_are_given(tmp_path):
+    factors = learning_rates(tmp_path, (0, 5, 10), 10, warmup_steps=0, lr_scheduler_kwargs={"lr_end": 0.1})
+    assert factors == pytest.approx([1, 0.6, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [("cosine", [0, 1, 0.5, 0]), ("linear", [0, 1, 0.5, 0]), ("constant_with_warmup", [0, 1, 1, 1])],
+)
+def test_schedule_is_the_one_that_is_named(tmp_path, schedule, factors):
+    found = learning_rates(tmp_path, (0, 2, 6, 10), 10, warmup_steps=2, lr_scheduler_type=schedule)
+    assert found == pytest.approx(factors, abs=1e-12)
+    assert learning_rates(tmp_path, (0, 5), 10, lr_scheduler_type="constant") == [1, 1]
+
+
 def test_error_is_raised_when_the_warmup_is_not_shorter_than_the_training(tmp_path):
-    args = SegmentationTrainingArguments(output_dir=str(tmp_path), warmup_steps=10)
+    args = arguments(tmp_path, warmup_steps=10, max_steps=10)
     with pytest.raises(ValueError, match=r"`warmup_steps` must be less than the 10 steps .*`--warmup_steps 0.05`"):
-        create_optimizer_and_scheduler(tiny_offseg(), args, 10)
+        SegmentationTrainer(tiny_offseg(), args, train_dataset=[None] * 32)
+    args = arguments(tmp_path, warmup_steps=10, max_steps=10, lr_scheduler_type="constant")
+    assert SegmentationTrainer(tiny_offseg(), args, train_dataset=[None] * 32).train_dataset == [None] * 32
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize(
+    ("optim", "name"),
+    [("adamw_torch", "AdamW"), ("adamw_torch_fused", "AdamW"), ("sgd", "SGD"), ("adafactor", "Adafactor")],
+)
+def test_optimizer_is_the_one_that_is_named_and_moves_every_group(tmp_path, optim, name):
+    model = tiny_offseg()
+    trainer = SegmentationTrainer(model, arguments(tmp_path, optim=optim, learning_rate=1e-3))
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer).__name__ == name and optimizer.defaults.get("fused") in (
+        (True,) if optim.endswith("fused") else (None, False)
+    )
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
+        (1e-3, 0.01), (1e-3, 0), (1e-2, 0.01), (1e-2, 0),
+    ]  # fmt: skip
+    before = [[parameter.clone() for parameter in group["params"]] for group in optimizer.param_groups]
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (2, 64, 64), generator=generator)
+    model(torch.randn(2, 3, 64, 64, generator=generator), labels=labels).loss.backward()
+    optimizer.step()
+    for old, group in zip(before, optimizer.param_groups):
+        assert not all(torch.equal(*pair) for pair in zip(old, group["params"]))
+
+
+def test_optimizer_is_the_users_when_it_is_given(tmp_path):
+    model = tiny_offseg()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = SegmentationTrainer(model, arguments(tmp_path), optimizers=(optimizer, None))
+    assert trainer.create_optimizer() is optimizer
+    options = (torch.optim.Adagrad, {"lr": 1e-3, "lr_decay": 0.1})
+    trainer = SegmentationTrainer(model, arguments(tmp_path), optimizer_cls_and_kwargs=options)
+    assert type(trainer.create_optimizer()) is torch.optim.Adagrad
+    assert trainer.optimizer.defaults["lr_decay"] == 0.1
+
+
+def test_error_when_an_optimizer_takes_no_groups(tmp_path):
+    options = (torch.optim.SGD, {"params": []})
+    trainer = SegmentationTrainer(tiny_offseg(), arguments(tmp_path), optimizer_cls_and_kwargs=options)
+    with pytest.raises(ValueError, match=r"`optim` must be an optimizer that takes groups .*, got adamw_torch; leave"):
+        trainer.create_optimizer()
+
+
+@pytest.mark.parametrize("wrapper", ["_fsdp_wrapped_module", "_orig_mod", "module", "_checkpoint_wrapped_module"])
+def test_groups_are_the_same_when_the_model_is_wrapped(tmp_path, wrapper):
+    """As for FSDP, which wraps the model and its parts before the optimizer is made."""
+    model = tiny_offseg()
+    expected = parameter_groups(model, 1e-3, 0.01, 10)
+    for name in ("segformer", "decode_head"):
+        setattr(model, name, nn.ModuleDict({wrapper: getattr(model, name)}))
+    wrapped = nn.ModuleDict({wrapper: model})
+    trainer = SegmentationTrainer(tiny_offseg(), arguments(tmp_path, learning_rate=1e-3))
+    assert (trainer.optimizer, trainer.lr_scheduler) == (None, None)  # which FSDP insists on
+    for group, found in zip(expected, trainer.create_optimizer(wrapped).param_groups, strict=True):
+        assert (found["lr"], found["weight_decay"]) == (group["lr"], group["weight_decay"])
+        assert [id(parameter) for parameter in found["params"]] == [id(parameter) for parameter in group["params"]]
 
 
 # Batch sizes
@@ -111,6 +209,7 @@ def test_error_when_batch_sizes_contradict_each_other(tmp_path, values, message)
         SegmentationTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **values)
 
 
+@pytest.mark.slow
 def test_batch_is_divided_among_processes(tmp_path):
     code = (
         "from offseg_hf.training.arguments import SegmentationTrainingArguments as Arguments\n"
@@ -122,9 +221,3 @@ def test_batch_is_divided_among_processes(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*command, str(tmp_path / "program.py")], capture_output=True, check=True)
     assert [(tmp_path / f"{index}.txt").read_text() for index in range(2)] == ["2 8", "2 8"]
-
-
-@pytest.mark.parametrize(("name", "value"), [("optim", "sgd"), ("lr_scheduler_type", "cosine")])
-def test_error_when_optimizer_or_schedule_is_another(tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"`{name}` cannot be set, .*`lr_decay_power`"):
-        SegmentationTrainingArguments(output_dir=str(tmp_path), **{name: value})

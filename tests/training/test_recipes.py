@@ -11,10 +11,10 @@ from transformers import HfArgumentParser, Trainer, TrainerCallback
 from offseg_hf import OffsetLearningForSemanticSegmentation
 from offseg_hf.models.offset_learning import ClassBias
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.from_arguments import complete_data_arguments
-from offseg_hf.training.optimization import create_optimizer_and_scheduler
+from offseg_hf.training.from_arguments import resolved_data_arguments
 from offseg_hf.training.options import DataArguments, ModelArguments
 from offseg_hf.training.recipes import RECIPES, apply_recipe, read_recipe
+from offseg_hf.training.trainer import SegmentationTrainer
 
 # Data set: crop, resize and evaluation edges, steps, images per step.
 ROWS = {
@@ -68,7 +68,7 @@ def expected_learning_rate(recipe, step, in_head):
     if recipe.endswith("mask2former"):
         return (1e-4 if in_head else 1e-5) * (1 - step / num_steps) ** 0.9
     if step < 1500:
-        factor = 1e-6 + (1 - 1e-6) * step / 1500
+        factor = step / 1500
     else:
         factor = (num_steps - step) / (num_steps - 1500)
     return (6e-4 if in_head else 6e-5) * factor
@@ -77,12 +77,14 @@ def expected_learning_rate(recipe, step, in_head):
 @pytest.mark.parametrize(
     ("recipe", "tiny_model"), [(recipe, model) for recipe in RECIPES for model in MODELS[recipe.split("-")[1]]]
 )
-def test_learning_rates_and_weight_decay_of_every_parameter_follow_the_closed_form(recipe, tiny_model):
-    *_, args = parse("--recipe", recipe)
+def test_learning_rates_and_weight_decay_of_every_parameter_follow_the_closed_form(recipe, tiny_model, tmp_path):
+    *_, args = parse("--recipe", recipe, "--output_dir", str(tmp_path))
     model = tiny_model()
     encoder = "model.pixel_level_module.encoder." if recipe.endswith("mask2former") else ("segformer.", "backbone.")
     modules = {p: module for module in model.modules() for p in module.parameters(recurse=False)}
-    optimizer, scheduler = create_optimizer_and_scheduler(model, args, args.max_steps)
+    trainer = SegmentationTrainer(model, args)
+    trainer.create_optimizer_and_scheduler(args.max_steps)
+    optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
 
     grouped = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     assert grouped.keys() == set(model.parameters())
@@ -193,8 +195,8 @@ def test_epochs_that_are_given_win_over_the_recipes_steps():
 def test_defaults_are_those_of_ade20k():
     recipe = read_recipe("ade20k-segformer")
     _, data_args, args = parse()
-    complete_data_arguments(data_args)
-    assert_arrived(recipe | {"max_steps": -1, "total_batch_size": None}, data_args, args)
+    assert_arrived(recipe | {"max_steps": -1, "total_batch_size": None}, resolved_data_arguments(data_args), args)
+    assert data_args.crop_size == []  # as it was
     assert args.per_device_train_batch_size == recipe["total_batch_size"]
 
 

@@ -1,10 +1,13 @@
 """The Trainer: exact resumption of streams, whole checkpoints, divided steps, BatchNorm."""
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +15,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, Trainer, TrainerCallback
+from transformers.utils.logging import is_progress_bar_enabled
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
-from offseg_hf.data import TrainTransform, training_dataset
+from offseg_hf.data import TrainTransform, stack_examples, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene, write_scenes
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.batch_norm import set_up_batch_norm
+from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS, set_up_batch_norm
 from offseg_hf.training.checkpoints import broken_file, last_whole_checkpoint
-from offseg_hf.training.from_arguments import create_trainer
+from offseg_hf.training.trainer import SegmentationTrainer
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 2, 2)}
 TRAIN = Path(__file__).with_name("train_tiny.py")
@@ -80,7 +85,9 @@ def test_nothing_is_decoded_again_when_a_stream_resumes(scenes, tmp_path):
     for checkpoint in (None, tmp_path / "checkpoint-3"):
         data = train_data(scenes)
         data.prepare = Recorded(data.prepare)
-        create_trainer(tiny_model(), arguments(tmp_path, **values), data).train(resume_from_checkpoint=checkpoint)
+        SegmentationTrainer(tiny_model(), arguments(tmp_path, **values), train_dataset=data).train(
+            resume_from_checkpoint=checkpoint
+        )
         runs.append((data.prepare.seeds, weights(tmp_path / "checkpoint-6")))
     (whole, first), (rest, second) = runs
     assert len(whole) == 24 and rest == whole[12:]
@@ -116,28 +123,66 @@ def test_final_weights_are_those_of_an_uninterrupted_run_when_it_was_killed(scen
     assert equal(weights(tmp_path / "whole" / "checkpoint-14"), weights(tmp_path / "killed" / "checkpoint-14"))
 
 
-def test_stream_begins_its_next_pass_when_workers_are_others(scenes, tmp_path, caplog):
-    values = {"save_strategy": "steps", "save_steps": 3}
-    create_trainer(tiny_model(), arguments(tmp_path, **values), train_data(scenes)).train()
-    values |= {"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"}
-    resumed = create_trainer(tiny_model(), arguments(tmp_path, **values), train_data(scenes))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+def test_stream_is_refused_when_workers_are_others_unless_it_shall_begin_its_next_pass(checkpoints, scenes):
+    values = {"max_steps": 6, "dataloader_num_workers": 2, "dataloader_multiprocessing_context": "fork"}
+    resumed = SegmentationTrainer(tiny_model(), arguments(checkpoints, **values), train_dataset=train_data(scenes))
+    with pytest.raises(ValueError, match=r"`state` must be of the same .* or pass `--ignore_data_skip`"):
+        resumed.train(resume_from_checkpoint=str(checkpoints / "checkpoint-4"))
+    args = arguments(checkpoints, ignore_data_skip=True, **values)
+    resumed = SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes))
+    resumed.train(resume_from_checkpoint=str(checkpoints / "checkpoint-4"))
     assert [position.number for position in resumed._loader.positions] == [1, 1]
+
+
+def test_error_when_a_checkpoint_does_not_have_the_position_in_the_stream(checkpoints, scenes):
+    checkpoint = checkpoints / "checkpoint-4"
+    (checkpoint / "stream_0.json").unlink()
+    resumed = SegmentationTrainer(tiny_model(), arguments(checkpoints), train_dataset=train_data(scenes))
+    with pytest.raises(ValueError, match=r"must hold the position in the stream, but .* pass `--ignore_data_skip`"):
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+    args = arguments(checkpoints, ignore_data_skip=True)
+    resumed = SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes))
+    assert resumed.train(resume_from_checkpoint=str(checkpoint)).global_step == 6
+
+
+def test_newest_whole_checkpoint_is_taken_when_resuming_from_the_last(checkpoints, scenes):
+    os.truncate(checkpoints / "checkpoint-4" / "optimizer.pt", 100)
+    resumed = SegmentationTrainer(tiny_model(), arguments(checkpoints), train_dataset=train_data(scenes))
+    resumed.train(resume_from_checkpoint=True)
+    assert [log["step"] for log in resumed.state.log_history if "loss" in log] == [1, 4, 6]
+    for checkpoint in checkpoints.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(FileNotFoundError, match="there is none for 'last'"):
+        resumed.train(resume_from_checkpoint=True)
+
+
+def test_arguments_stay_as_they_were_when_a_stream_is_trained_on(scenes, tmp_path):
+    args = arguments(tmp_path)
+    before = args.to_dict()
+    trainer = SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes))
+    assert trainer.args.ignore_data_skip and args.to_dict() == before
 
 
 # Checkpoints
 
 
+@pytest.fixture(scope="module")
+def trained(scenes, tmp_path_factory):
+    """The folder of a training on a stream that wrote two checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    args = arguments(folder, save_strategy="steps", save_steps=2, max_steps=4, logging_steps=4)
+    SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes)).train()
+    return folder
+
+
 @pytest.fixture
-def checkpoints(scenes, tmp_path):
-    """Two checkpoints of one training."""
-    values = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    create_trainer(tiny_model(), arguments(tmp_path, **values), train_data(scenes)).train()
-    return tmp_path
+def checkpoints(trained, tmp_path):
+    """A copy of it, to change."""
+    return shutil.copytree(trained, tmp_path / "trained")
 
 
 def test_checkpoint_is_in_its_place_alone_when_it_is_whole(checkpoints):
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4", "curves.png"]
     assert broken_file(checkpoints / "checkpoint-4") is None
     assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-4"
 
@@ -159,9 +204,8 @@ def test_checkpoint_before_is_used_when_a_file_is_missing(checkpoints, name):
 
 
 def test_checkpoint_does_not_appear_when_writing_fails(scenes, tmp_path, monkeypatch):
-    trainer = create_trainer(
-        tiny_model(), arguments(tmp_path, save_strategy="steps", save_steps=2), train_data(scenes)
-    )
+    args = arguments(tmp_path, save_strategy="steps", save_steps=2, disable_tqdm=False)
+    trainer = SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes))
 
     def fail(folder):
         raise OSError("No space left on device")
@@ -170,6 +214,36 @@ def test_checkpoint_does_not_appear_when_writing_fails(scenes, tmp_path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
+    assert is_progress_bar_enabled()
+
+
+def test_progress_bars_are_on_again_when_training_fails(scenes, tmp_path, monkeypatch):
+    trainer = SegmentationTrainer(
+        tiny_model(), arguments(tmp_path, disable_tqdm=False), train_dataset=train_data(scenes)
+    )
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "training_step", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    assert is_progress_bar_enabled()
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        (
+            "_save_checkpoint",
+            "override what Trainer calls at every checkpoint now, or checkpoints appear in parts",
+        ),
+        ("_get_output_dir", "let `_save_checkpoint` write into `.unfinished` by another way, or it writes in place"),
+        ("_train_batch_size", "read the size in `get_train_dataloader` where `auto_find_batch_size` leaves it now"),
+    ],
+)
+def test_private_names_of_trainer_are_there(tmp_path, name, remedy):
+    assert hasattr(Trainer(tiny_model(), arguments(tmp_path)), name), f"SegmentationTrainer uses {name}: {remedy}"
 
 
 def test_old_checkpoints_go_and_the_best_stays_when_their_number_is_limited(scenes, tmp_path):
@@ -179,7 +253,9 @@ def test_old_checkpoints_go_and_the_best_stays_when_their_number_is_limited(scen
     data = evaluation_dataset(str(scenes), "validation", image_processor=processor, num_labels=len(SCENE_LABELS))
     values = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     args = arguments(tmp_path, save_total_limit=2, load_best_model_at_end=True, **values)
-    trainer = create_trainer(tiny_model(), args, train_data(scenes), data, processor)
+    trainer = SegmentationTrainer(
+        tiny_model(), args, train_dataset=train_data(scenes), eval_dataset=data, image_processor=processor
+    )
     trainer.train()
     left = {path.name for path in tmp_path.glob("checkpoint-*")}
     best = Path(trainer.state.best_model_checkpoint)
@@ -192,7 +268,16 @@ def test_old_checkpoints_go_and_the_best_stays_when_their_number_is_limited(scen
 # Divided steps
 
 
-def test_step_is_the_same_when_it_is_accumulated(scenes, tmp_path):
+def tiny_segformer():
+    """transformers' own, whose forward pass takes any keyword, but not Trainer's count of items."""
+    torch.manual_seed(0)
+    config = SegformerConfig(**TINY, decoder_hidden_size=16, num_labels=8, drop_path_rate=0.0)
+    config.classifier_dropout_prob = 0.0
+    return SegformerForSemanticSegmentation(config)
+
+
+@pytest.mark.parametrize("model", [partial(tiny_model, drop_path_rate=0.0), tiny_segformer])
+def test_step_is_the_same_when_it_is_accumulated(tmp_path, model):
     """Labels are ignored in very different shares, so that the mean of the batches' means is another loss."""
     pixel_values = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 8, (8, 64, 64), generator=torch.Generator().manual_seed(1))
@@ -205,10 +290,31 @@ def test_step_is_the_same_when_it_is_accumulated(scenes, tmp_path):
             tmp_path, per_device_train_batch_size=batch_size, gradient_accumulation_steps=steps, logging_steps=1,
             train_sampling_strategy="sequential", max_steps=3, warmup_steps=0, batch_norm="frozen",
         )  # fmt: skip
-        trainer = create_trainer(tiny_model(drop_path_rate=0.0), args, data)
+        trainer = SegmentationTrainer(model(), args, train_dataset=data)
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("losses", [{"dice_loss_weight": 1.0}, {"ohem_threshold": 0.5, "ohem_min_kept": 1}])
+def test_losses_that_are_no_sums_are_averaged_by_labelled_pixels_when_accumulated(tmp_path, losses):
+    pixel_values = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 8, (4, 64, 64), generator=torch.Generator().manual_seed(1))
+    labels[:2] = 0
+    labels[:2, 16:] = 255  # so that the first of two batches has a quarter of the second one's labelled pixels
+    data = [{"pixel_values": x, "labels": y} for x, y in zip(pixel_values, labels)]
+    args = arguments(
+        tmp_path, gradient_accumulation_steps=2, train_sampling_strategy="sequential", max_steps=1, warmup_steps=0,
+        batch_norm="frozen",
+    )  # fmt: skip
+    model = tiny_model(drop_path_rate=0.0, **losses)
+    for module in model.modules():
+        module.training = not isinstance(module, BATCH_NORM_LAYERS)
+    first, second = (model(pixel_values[part], labels=labels[part]).loss.item() for part in (slice(2), slice(2, 4)))
+    trainer = SegmentationTrainer(model, args, train_dataset=data)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(0.2 * first + 0.8 * second, rel=1e-5)
+    assert abs(first - second) > 0.01 * second
 
 
 @pytest.mark.slow
@@ -240,7 +346,7 @@ def test_loss_is_that_of_one_process_with_twice_the_batch_when_there_are_two(sce
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [["--map_style"], []])
+@pytest.mark.parametrize("kind", [["--map_style"], [], ["--sets", "--dataloader_num_workers", "1"]])
 def test_every_photo_is_evaluated_once_when_there_are_two_processes(tmp_path, kind):
     """Five photos of two sizes."""
     data = tmp_path / "data"
@@ -259,7 +365,66 @@ def test_every_photo_is_evaluated_once_when_there_are_two_processes(tmp_path, ki
         metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
     names = [name for name in metrics[0] if "iou" in name or "accuracy" in name]
     assert len(names) > 5 and [metrics[1][name] for name in names] == [metrics[0][name] for name in names]
-    assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], rel=1e-5)
+    losses = [name for name in metrics[0] if name.endswith("_loss")]
+    assert losses == (["eval_first_loss", "eval_second_loss"] if "--sets" in kind else ["eval_loss"])
+    for name in losses:
+        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-5)
+
+
+def test_processes_share_each_of_several_evaluation_sets_and_have_workers(tmp_path, monkeypatch):
+    examples = [{"pixel_values": torch.zeros(3, 32, 32), "labels": torch.full((32, 32), i)} for i in range(5)]
+    args = arguments(tmp_path, dataloader_num_workers=2, dataloader_prefetch_factor=4)
+    trainer = SegmentationTrainer(tiny_model(), args, eval_dataset={"day": examples, "night": examples[:2]})
+    monkeypatch.setattr(SegmentationTrainingArguments, "world_size", 2)
+    monkeypatch.setattr(SegmentationTrainingArguments, "process_index", 1)
+    day, night = (trainer.get_eval_dataloader(name) for name in ("day", "night"))
+    assert [example["labels"][0, 0].item() for example in day.dataset] == [1, 3]
+    assert [example["labels"][0, 0].item() for example in night.dataset] == [1]
+    assert (day.num_workers, day.prefetch_factor) == (2, 4)
+
+
+def test_every_set_is_measured_when_there_are_several(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    examples = [
+        {"pixel_values": torch.randn(3, 32, 32, generator=generator), "labels": torch.full((32, 32), number)}
+        for number in range(3)
+    ]
+    metrics = SegmentationTrainer(tiny_model(), arguments(tmp_path), eval_dataset=examples).evaluate()
+    sets = {"all": examples, "first": examples[:1]}
+    several = SegmentationTrainer(tiny_model(), arguments(tmp_path), eval_dataset=sets).evaluate()
+    assert several["eval_all_loss"] == metrics["eval_loss"]
+    assert several["eval_all_mean_iou"] == metrics["eval_mean_iou"]
+    assert math.isfinite(several["eval_first_loss"]) and several["eval_first_loss"] != metrics["eval_loss"]
+
+
+# What users replace
+
+
+def test_collator_metrics_and_callbacks_are_the_users_when_they_are_given(scenes, tmp_path):
+    class Steps(TrainerCallback):
+        seen = 0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.seen += 1
+
+    def collate(examples):
+        sizes.append(len(examples))
+        return stack_examples(examples)
+
+    def compute_metrics(prediction, compute_result):
+        shapes.append(prediction.predictions.shape)
+        return {"number": len(shapes)}
+
+    sizes, shapes, steps = [], [], Steps()
+    data = train_data(scenes, streaming=False)
+    trainer = SegmentationTrainer(
+        tiny_model(), arguments(tmp_path, max_steps=2), train_dataset=data, eval_dataset=[data[0], data[1]],
+        data_collator=collate, compute_metrics=compute_metrics, callbacks=[steps],
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.evaluate()["eval_number"] == 2
+    assert (sizes[0], sizes[-1], steps.seen) == (2, 1, 2)
+    assert shapes == [(1, 64, 64)] * 2  # label maps, not logits
 
 
 # BatchNorm
@@ -268,7 +433,7 @@ def test_every_photo_is_evaluated_once_when_there_are_two_processes(tmp_path, ki
 def test_statistics_stay_and_weights_move_when_batch_norm_is_frozen(scenes, tmp_path):
     model = tiny_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    create_trainer(model, arguments(tmp_path, batch_norm="frozen"), train_data(scenes)).train()
+    SegmentationTrainer(model, arguments(tmp_path, batch_norm="frozen"), train_dataset=train_data(scenes)).train()
     after = model.state_dict()
     for name in before:
         is_statistic = "running" in name or "num_batches" in name
@@ -287,23 +452,27 @@ def test_batch_norm_becomes_synchronized_when_there_are_gpus(tmp_path):
 
     model = tiny_model()
     set_up_batch_norm(model, Arguments, train_dataset=[None] * 3)
-    assert {type(module) for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)} == {
-        nn.SyncBatchNorm
-    }
+    assert {type(module) for module in model.modules() if isinstance(module, BATCH_NORM_LAYERS)} == {nn.SyncBatchNorm}
 
 
 def test_error_is_raised_when_batch_norm_cannot_be_synchronized(scenes, tmp_path):
     with pytest.raises(ValueError, match="`batch_norm` must be 'local' or 'frozen' on a CPU"):
-        create_trainer(tiny_model(), arguments(tmp_path, batch_norm="synchronized"), train_data(scenes))
+        SegmentationTrainer(
+            tiny_model(), arguments(tmp_path, batch_norm="synchronized"), train_dataset=train_data(scenes)
+        )
 
 
 def test_error_is_raised_when_batch_norm_would_see_one_image(scenes, tmp_path):
     with pytest.raises(ValueError, match="`per_device_train_batch_size` must be at least 2 with BatchNorm"):
-        create_trainer(tiny_model(), arguments(tmp_path, per_device_train_batch_size=1), train_data(scenes))
+        SegmentationTrainer(
+            tiny_model(), arguments(tmp_path, per_device_train_batch_size=1), train_dataset=train_data(scenes)
+        )
     args = arguments(tmp_path, per_device_train_batch_size=11)
     with pytest.raises(ValueError, match="must not leave a last batch of one image to BatchNorm, got 11 for 12"):
-        create_trainer(tiny_model(), args, train_data(scenes, streaming=False))
-    create_trainer(tiny_model(), arguments(tmp_path, per_device_train_batch_size=1, batch_norm="frozen"), [1])
+        SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes, streaming=False))
+    SegmentationTrainer(
+        tiny_model(), arguments(tmp_path, per_device_train_batch_size=1, batch_norm="frozen"), train_dataset=[1]
+    )
 
 
 def test_error_lists_what_batch_norm_can_do(tmp_path):
@@ -323,6 +492,6 @@ def test_accumulation_bfloat16_checkpointing_and_compilation_combine(scenes, tmp
     )  # fmt: skip
     model = tiny_model()
     before = {name: value.clone() for name, value in model.named_parameters()}
-    create_trainer(model, args, train_data(scenes)).train()
+    SegmentationTrainer(model, args, train_dataset=train_data(scenes)).train()
     moved = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
     assert moved == before.keys()

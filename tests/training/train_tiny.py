@@ -11,7 +11,7 @@ from offseg_hf.data import TrainTransform, evaluation_dataset, training_dataset
 from offseg_hf.data.scenes.scenes import SCENE_LABELS
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.checkpoints import check_output_dir
-from offseg_hf.training.from_arguments import create_trainer
+from offseg_hf.training.trainer import SegmentationTrainer
 
 parser = argparse.ArgumentParser()
 parser.add_argument("output_dir")
@@ -24,6 +24,7 @@ parser.add_argument("--save_steps", type=int)
 parser.add_argument("--dataloader_num_workers", type=int, default=0)
 parser.add_argument("--resume_from_checkpoint")
 parser.add_argument("--evaluate", action="store_true")
+parser.add_argument("--sets", action="store_true")
 given = parser.parse_args()
 
 torch.manual_seed(0)
@@ -44,11 +45,18 @@ args = SegmentationTrainingArguments(
     learning_rate=1e-3, use_cpu=True, disable_tqdm=True, dataloader_num_workers=given.dataloader_num_workers,
     dataloader_multiprocessing_context="fork" if given.dataloader_num_workers else None,
 )  # fmt: skip
-trainer = create_trainer(model, args, data)
+trainer = SegmentationTrainer(model, args, train_dataset=data)
 if given.evaluate:
     processor = OffSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     source = {"image_processor": processor, "num_labels": len(SCENE_LABELS), "streaming": not given.map_style}
-    trainer = create_trainer(model, args, data, evaluation_dataset(given.dataset, "validation", **source), processor)
+    photos = evaluation_dataset(given.dataset, "validation", **source)
+    trainer = SegmentationTrainer(
+        model,
+        args,
+        train_dataset=data,
+        eval_dataset={"first": photos, "second": photos} if given.sets else photos,
+        image_processor=processor,
+    )
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         Path(given.output_dir, "metrics.json").write_text(json.dumps(metrics))

@@ -1,11 +1,12 @@
 """The paper's recipes (arXiv 2508.08811): a file of arguments per data set and family of models.
 
-Those of training are scripts/train.py's; `window_size` and `stride`, of the sliding windows that the row is measured
-with where it is not measured on whole photos, are scripts/evaluate.py's.
-The sizes of photos and crops are the data set's, and stand with it in offseg_hf/data/presets.py; evaluation has those
-of training. What neither says, such as the strengths of the colour changes, is the same for all and the default of its
-argument. Mask2Former's encoder has a tenth of the head's learning rate, 1e-4, which is written as 1e-5 and a head
-factor of 10.
+The arguments are those of `offseg train`, but for `window_size` and `stride`, those of `offseg evaluate`: the sliding
+windows by which the paper measures; where they are missing, it measures whole photos.
+
+The sizes of photos and crops belong to the data set and stand in offseg_hf/data/presets.py. Evaluation resizes photos
+as training does before its random scale. What neither file says, such as the strengths of the colour changes, is the
+default of its argument. The paper gives Mask2Former a learning rate of 1e-4 and its encoder a tenth of that; here this
+is a `learning_rate` of 1e-5, the encoder's, and a `head_learning_rate_factor` of 10.
 """
 
 import argparse
@@ -34,8 +35,8 @@ def read_recipe(name: str, model_type: str | None = None) -> dict:
             follows where `name` is a data set.
 
     Returns:
-        `dict`: argument of the training or the evaluating script → value. The batch size is that of a step over all
-        devices.
+        `dict`: argument of `offseg train` or `offseg evaluate` → value, with `total_batch_size`, the images per step
+        over all devices.
 
     Raises:
         ValueError: where there is no such recipe, or none for such models.
@@ -53,12 +54,12 @@ def read_recipe(name: str, model_type: str | None = None) -> dict:
 
 
 def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None):
-    """Makes the recipe that a command line asks for the defaults of its parser: what is given wins over the recipe.
+    """Makes the recipe of `--recipe` the defaults of a parser, so that other options of the command line override it.
 
     Args:
-        parser (`argparse.ArgumentParser`): with the arguments of the training or the evaluating script, which takes
-            from the recipe what it has.
-        argv (`list[str]`, *optional*): the words of the command line; the process's own if left out.
+        parser (`argparse.ArgumentParser`): of `offseg train` or `offseg evaluate`; values that it has no argument for
+            are left out.
+        argv (`list[str]`, *optional*): the words of the command line; by default the process's own.
 
     Raises:
         ValueError, OSError: where there is no such recipe or model.
@@ -68,7 +69,7 @@ def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None)
         return
     recipe = read_recipe(asked.recipe, _model_type(asked))
     if asked.num_train_epochs is not None:
-        del recipe["max_steps"]  # which Trainer would take instead of the epochs that were asked for
+        del recipe["max_steps"]  # it would win over the epochs, which were asked for
     parser.set_defaults(**{name: value for name, value in recipe.items() if hasattr(asked, name)})
 
 
