@@ -7,12 +7,8 @@ Then copy outputs/space/tiny-street-scenes and outputs/space/examples into space
 """
 
 import argparse
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parent
 TINY = {
     "depths": (1, 1, 1, 1),
     "hidden_sizes": (16, 32, 48, 64),
@@ -35,6 +31,7 @@ def main(argv=None):
     import torch
 
     from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
+    from offseg_hf.commands.quickstart import run
     from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene, write_scenes
     from offseg_hf.publishing.repository import write_repository
 
@@ -48,24 +45,17 @@ def main(argv=None):
     torch.manual_seed(0)
     OffSegForSemanticSegmentation(OffSegConfig(**TINY, num_labels=len(SCENE_LABELS))).save_pretrained(start)
     run(
-        "train.py", "--model_name_or_path", start, "--dataset", data, "--streaming",
+        "train", "--model_name_or_path", start, "--dataset", data, "--streaming",
         "--labels", ",".join(SCENE_LABELS), "--max_steps", args.max_steps, "--per_device_train_batch_size", 8,
         "--learning_rate", "1.5e-3", "--head_learning_rate_factor", 1, "--warmup_steps", "0.05", "--resize", 288, 192,
         "--crop_size", 144, 192, "--scale_range", 0.8, 1.5, "--photometric_distortion", False, "--eval_size", 384, 256,
         "--eval_split", "none", "--save_strategy", "no", "--logging_steps", 50, "--output_dir", trained,
     )  # fmt: skip
-    run("evaluate.py", "--model", trained, "--dataset", data, "--split", "validation")
+    run("evaluate", "--model", trained, "--dataset", data, "--split", "validation")
     target = args.output / "tiny-street-scenes"
     target.mkdir()
     write_repository(trained, target, "offseg/tiny-street-scenes", license="apache-2.0", dataset_name="drawn scenes")
     (target / "README.md").unlink()  # the card of a repository that there is not
-
-
-def run(script, *arguments):
-    """Runs another script of this folder, its command shown."""
-    command = ["python", str(SCRIPTS / script), *map(str, arguments)]
-    print("\n$", shlex.join(command), flush=True)
-    subprocess.run([sys.executable, *command[1:]], check=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Prints the table of variants: size, multiply-adds counted here, and the paper's figures.
+"""Prints the table of variants: parameters, multiply-adds, and the paper's figures.
 
-    python scripts/list_variants.py offseg-t offseg-b0 segformer-b0
-    python scripts/list_variants.py --output results/variants.md
+    offseg variants offseg-t offseg-b0 segformer-b0
+    offseg variants --output results/variants.md
 
-Without names, all are listed; counting takes a minute.
+Without names, all are listed; counting the multiply-adds takes a minute.
 """
 
-import argparse
-import os
 from pathlib import Path
+
+from offseg_hf.commands.parser import CommandParser, exit_code
 
 COLUMNS = (
     "variant",
@@ -26,7 +26,7 @@ EXPLANATION = """\
 Parameters and the multiply-adds at 512×512 pixels, in 10⁹, are those for 150 classes; the multiply-adds at 1024×2048
 those for the 19 of Cityscapes, where the paper has a result on it. mIoU in percent, single scale, and GFLOPs are the
 paper's (arXiv 2508.08811); `segformer-b*` are transformers' own SegFormer, to compare with. This table is printed by
-`python scripts/list_variants.py`.
+`offseg variants`.
 
 Counted are convolutions and matrix products, those of attention included. Element-wise work is not counted:
 normalisation, activation, softmax, resizing, sampling, and FreqFusion's sums over a neighbourhood with weights of its
@@ -49,37 +49,38 @@ Where else the counts differ from the paper's:
 """
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser():
+    parser = CommandParser("variants", __doc__)
     parser.add_argument("variants", nargs="*", help="Variants to list; all by default.")
     parser.add_argument("--output", type=Path, help="Markdown file to write too, with an explanation.")
     parser.add_argument("--overwrite", action="store_true", help="Replace that file where there is one.")
+    return parser
+
+
+@exit_code
+def main(argv=None):
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.output is not None and args.output.exists() and not args.overwrite:
-        parser.error(f"`--output` must be a new file, but {args.output} is there; pass `--overwrite` to replace it")
+        parser.error(f"`--output` must be a new file, but {args.output} is there; pass `--overwrite` to replace it.")
 
-    from offseg_hf import VARIANTS
+    from offseg_hf.files import write_text
+    from offseg_hf.markdown import markdown_table
+    from offseg_hf.variants import VARIANTS
 
-    rows = [COLUMNS, ("---",) + ("---:",) * (len(COLUMNS) - 2) + ("---",)]
-    try:
-        rows += [table_row(name) for name in args.variants or VARIANTS]
-    except ValueError as error:
-        parser.error(str(error))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    table = "\n".join(lines)
+    with parser.mistakes():
+        rows = [table_row(name) for name in args.variants or VARIANTS]
+    table = markdown_table(COLUMNS, rows, align="l" + "r" * (len(COLUMNS) - 2))
     print(table)
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.output.with_name(f".{args.output.name}.new")
-        temporary.write_text(f"# Variants\n\n{table}\n\n{EXPLANATION}", encoding="utf-8")
-        os.replace(temporary, args.output)
+        write_text(args.output, f"# Variants\n\n{table}\n\n{EXPLANATION}")
 
 
 def table_row(name):
     """The cells of one variant's row."""
-    from offseg_hf import VARIANTS, variant_config
     from offseg_hf.complexity import count_multiply_adds, count_parameters
+    from offseg_hf.variants import VARIANTS, variant_config
 
     config = variant_config(name, num_labels=150)
     variant = VARIANTS[name]
@@ -91,12 +92,8 @@ def table_row(name):
         name,
         f"{count_parameters(config):,}",
         f"{count_multiply_adds(config, 512, 512) / 1e9:.1f}",
-        "" if variant.gflops is None else f"{variant.gflops}",
+        variant.gflops,
         large,
-        *("" if figure is None else f"{figure}" for figure in figures),
+        *figures,
         variant.source,
     )
-
-
-if __name__ == "__main__":
-    main()
