@@ -27,7 +27,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message):
         """Ends the command with exit code 2."""
-        words = [f"{each.option_strings[0]} {each.dest.upper()}" for each in self._actions if each.required]
+        required = [action for action in self._actions if action.required and action.option_strings]
+        words = [f"{action.option_strings[0]} {action.dest.upper()}" for action in required]
         usage = self.usage or " ".join([self.prog, *words])
         self.exit(2, f"usage: {usage} … (--help lists all)\n{self.prog}: error: {' '.join(message.split())}\n")
 
@@ -93,7 +94,7 @@ def add_fields(parser, heading, dataclass):
             del options["metavar"]
         if is_list:
             options["nargs"] = "+"
-        elif kind is bool:
+        elif field.type is bool:
             options |= {"nargs": "?", "const": True}
         if field.default_factory is not MISSING:
             options["default"] = field.default_factory()

@@ -74,6 +74,7 @@ def main(argv=None):
 def load(model_name_or_path, device):
     """The model, on its device, and its image processor."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoImageProcessor
 
     from offseg_hf.model_types import load_model
@@ -81,7 +82,7 @@ def load(model_name_or_path, device):
     try:
         image_processor = AutoImageProcessor.from_pretrained(model_name_or_path)
         model = load_model(model_name_or_path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"`--model` must be a folder or Hub id that transformers can load, and for {model_name_or_path}: {error}"
         ) from error
