@@ -5,6 +5,7 @@ import contextlib
 import functools
 import sys
 from dataclasses import MISSING, fields
+from types import UnionType
 from typing import get_args, get_origin
 
 
@@ -85,10 +86,11 @@ def add_fields(parser, heading, dataclass):
     """
     group = parser.add_argument_group(heading)
     for field in fields(dataclass):
-        # Of `str | None` and of `list[str]` the type is str.
-        kinds = [kind for kind in get_args(field.type) or (field.type,) if kind is not type(None)]
-        is_list = any(get_origin(kind) is list for kind in (field.type, *kinds))
-        kind = get_args(kinds[0])[0] if get_args(kinds[0]) else kinds[0]
+        kind = field.type
+        if isinstance(kind, UnionType):  # of `None | str | list[str]` the parser takes str
+            kind = next(each for each in get_args(kind) if each is not type(None))
+        if is_list := get_origin(kind) is list:
+            (kind,) = get_args(kind)
         options = {"metavar": kind.__name__.upper(), "required": False, "default": field.default, **field.metadata}
         if options.get("choices"):
             del options["metavar"]
@@ -100,7 +102,7 @@ def add_fields(parser, heading, dataclass):
             options["default"] = field.default_factory()
         elif field.default is MISSING:
             options |= {"default": None, "required": True}
-        if options["default"] not in (None, [], False):
+        if options["default"] is not None and options["default"] is not False and options["default"] != []:
             shown = " ".join(map(str, options["default"])) if is_list else options["default"]
             options["help"] += f" (default: {shown})"
         group.add_argument(f"--{field.name}", **options)

@@ -38,14 +38,14 @@ def offseg(tmp_path_factory):
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
-    def run(*words, program=python.with_name("offseg")):
-        command = [str(word) for word in (program, *words)]
+    def run(*words, program="offseg"):
+        command = [str(word) for word in (python.with_name(program), *words)]
         found = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
         assert found.returncode == 0, found.stderr
         return found.stdout
 
     where = "import offseg_hf; print(offseg_hf.__file__)"
-    assert Path(run("-c", where, program=python).strip()) == installed / "offseg_hf" / "__init__.py"
+    assert Path(run("-c", where, program="python").strip()) == installed / "offseg_hf" / "__init__.py"
     assert (installed / "offseg_hf" / "py.typed").is_file()
     for recipe in (ROOT / "offseg_hf" / "training" / "recipes").glob("*.json"):
         assert (installed / "offseg_hf" / "training" / "recipes" / recipe.name).is_file()
