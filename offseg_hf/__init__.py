@@ -97,7 +97,8 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-# The command `offseg` shows its help without the seconds that transformers takes to load; `model_types`, which its
-# work goes through, registers the models then.
-if Path(sys.argv[0] if sys.argv else "").stem != "offseg":
+# The command `offseg`, also as `python -m offseg_hf`, shows its help without the seconds that transformers takes to
+# load; `model_types` and `variants`, which its work goes through, register the models then. Python sets "-m" while it
+# looks for the module to run. A program of a person's own that is called offseg.py registers them here.
+if Path(sys.argv[0] if sys.argv else "").name.lower() not in ("offseg", "offseg.exe", "-m"):
     importlib.import_module("offseg_hf.registration")

@@ -8,8 +8,6 @@ on one CPU core.
 """
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 TINY = {
@@ -34,7 +32,7 @@ def main(argv=None):
     import torch
 
     from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
-    from offseg_hf.commands import evaluate, train
+    from offseg_hf.commands.quickstart import run
     from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene, write_scenes
     from offseg_hf.publishing.repository import write_repository
 
@@ -48,24 +46,16 @@ def main(argv=None):
     torch.manual_seed(0)
     OffSegForSemanticSegmentation(OffSegConfig(**TINY, num_labels=len(SCENE_LABELS))).save_pretrained(start)
     run(
-        train, "--model_name_or_path", start, "--dataset", data, "--streaming",
+        "train", "--model_name_or_path", start, "--dataset", data, "--streaming",
         "--labels", ",".join(SCENE_LABELS), "--max_steps", args.max_steps, "--per_device_train_batch_size", 8,
         "--learning_rate", "1.5e-3", "--head_learning_rate_factor", 1, "--warmup_steps", "0.05", "--resize", 288, 192,
         "--crop_size", 144, 192, "--scale_range", 0.8, 1.5, "--photometric_distortion", False, "--eval_size", 384, 256,
         "--eval_split", "none", "--save_strategy", "no", "--logging_steps", 50, "--output_dir", trained,
     )  # fmt: skip
-    run(evaluate, "--model", trained, "--dataset", data, "--split", "validation")
+    run("evaluate", "--model", trained, "--dataset", data, "--split", "validation")
     target = args.output / "tiny-street-scenes"
     write_repository(trained, target, "offseg/tiny-street-scenes", license="apache-2.0", dataset_name="drawn scenes")
     (target / "README.md").unlink()  # its commands name a repository that does not exist
-
-
-def run(command, *arguments):
-    """Runs a command of `offseg` in this process, after printing it."""
-    arguments = [str(argument) for argument in arguments]
-    print("\n$ offseg", command.__name__.rpartition(".")[2], shlex.join(arguments), flush=True)
-    if code := command.main(arguments):
-        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "publishing": {*SOURCES, "evaluation"},
     "commands": {*SOURCES, "evaluation", "export", "training", "publishing"},
     "__init__": {"registration"},
+    "__main__": {"commands"},
 }
 HUB_FILES_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", "PIL"} | set(sys.stdlib_module_names)
 

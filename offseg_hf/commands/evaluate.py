@@ -1,21 +1,21 @@
-"""Measures a segmentation model by the benchmarks' protocol: mean IoU, accuracies, the figures of every class.
+"""Measures a model by the benchmarks' protocol: mean IoU, accuracies, the figures of every class.
 
-    python scripts/evaluate.py --model outputs/camvid --dataset data/camvid --split validation
-    accelerate launch scripts/evaluate.py --model org/offseg-b0 --dataset ade20k --data_dir ADEChallengeData2016 \\
+    offseg evaluate --model outputs/camvid --dataset data/camvid --split validation
+    accelerate launch -m offseg_hf evaluate --model org/offseg-b0 --dataset ade20k --data_dir ADEChallengeData2016 \\
         --window_size 512 512 --stride 480 480 --flip --scales 0.5 0.75 1 1.25 1.5 1.75 --pictures 16
 
-Photos are resized as the image processor says, labels stay at their own resolution. Prints a table, and writes, by
-default in the model's folder, evaluation-SPLIT.json, and beside it two pictures: evaluation-SPLIT-confusion.png, what
-the pixels of each class were taken for, and evaluation-SPLIT-worst.png, the photos with the lowest mean IoU.
+Photos are resized as the image processor says, masks stay at their own resolution. A table is printed. Written are,
+by default in the model's folder, evaluation-SPLIT.json and two pictures: evaluation-SPLIT-confusion.png shows what the
+pixels of each class were taken for, evaluation-SPLIT-worst.png the photos with the lowest mean IoU.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
+from offseg_hf.commands.parser import CommandParser, exit_code
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def build_parser():
+    parser = CommandParser("evaluate", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument(
         "--dataset", required=True, nargs="+", help="Name, Hub id, folder, Parquet files, URL pattern."
@@ -38,6 +38,12 @@ def main(argv=None):
     parser.add_argument("--pictures", type=int, default=8, help="How many of the worst photos to show.")
     parser.add_argument("--output", type=Path, help="JSON file to write; the pictures go beside it.")
     parser.add_argument("--overwrite", action="store_true", help="Replace files that exist.")
+    return parser
+
+
+@exit_code
+def main(argv=None):
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.pictures < 0:
         parser.error(f"`--pictures` must be 0 or more, got {args.pictures}: pass 0 for none.")
@@ -61,7 +67,7 @@ def main(argv=None):
     from offseg_hf.training.recipes import apply_recipe
 
     state = evaluation_processes()
-    try:
+    with parser.mistakes():
         apply_recipe(parser, argv)
         args = parser.parse_args(argv)
         protocol = {name: getattr(args, name) for name in ("window_size", "stride", "flip", "scales")}
@@ -89,8 +95,6 @@ def main(argv=None):
         evaluation = evaluate_model(
             model, image_processor, data, label_table=table, num_pictures=args.pictures, **protocol
         )
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
     if not state.is_main_process:
         return 0
 
@@ -111,7 +115,3 @@ def main(argv=None):
     print(class_table(evaluation))
     print(f"{evaluation.num_examples} photos, mIoU {evaluation.metrics['mean_iou']:.4f}; written to {output}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

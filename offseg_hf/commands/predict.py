@@ -1,20 +1,22 @@
-"""Segments photos: a label map and an overlay with a legend for each.
+"""Segments photos: writes a label map, and an overlay with a legend, for each.
 
-    python scripts/predict.py --model outputs/offseg-b0-ade20k --input photos --output outputs/segmented
-    python scripts/predict.py --model outputs/camvid --input street.jpg --output outputs/segmented --overwrite \
+    offseg predict --model outputs/offseg-b0-ade20k --input photos --output outputs/segmented
+    offseg predict --model outputs/camvid --input street.jpg --output outputs/segmented --overwrite \\
         --window_size 512 512 --stride 384 384
 
 For photo.jpg it writes photo_labels.png, whose pixels are class ids (8 bits, or 16 for more than 256 classes), and
-photo_overlay.jpg. Any semantic-segmentation model of transformers will do.
+photo_overlay.jpg. Any semantic-segmentation model of transformers will do. Where a photo fails, the others are still
+segmented, and the exit code is 1.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from offseg_hf.commands.parser import CommandParser, exit_code
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def build_parser():
+    parser = CommandParser("predict", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument("--input", required=True, help="Photo, or folder of photos (sub-folders are left out).")
     parser.add_argument("--output", required=True, type=Path, help="Folder to write to.")
@@ -22,16 +24,19 @@ def main(argv=None):
     parser.add_argument("--device", help="Such as cpu or cuda:1; by default the first GPU, if there is one.")
     parser.add_argument("--window_size", type=int, nargs=2, help="Height and width of sliding windows; else whole.")
     parser.add_argument("--stride", type=int, nargs=2, help="From one window to the next, down and across.")
+    return parser
+
+
+@exit_code
+def main(argv=None):
+    parser = build_parser()
     args = parser.parse_args(argv)
 
-    import torch
     from PIL import Image
     from tqdm import tqdm
-    from transformers import AutoImageProcessor
 
-    import offseg_hf  # noqa: F401  registers OffSeg with the Auto classes
     from offseg_hf.data.presets import class_palette
-    from offseg_hf.model_types import load_model, predicted_labels
+    from offseg_hf.model_types import predicted_labels
     from offseg_hf.models.image_processing_offseg import read_image
     from offseg_hf.pictures.overlays import add_legend, overlay
     from offseg_hf.pictures.saving import save_picture
@@ -39,37 +44,53 @@ def main(argv=None):
     from offseg_hf.prediction.photos import find_images
     from offseg_hf.prediction.windows import check_windows
 
-    try:
+    with parser.mistakes():
         check_windows(args.window_size, args.stride)
         photos = find_images(args.input)
         targets = plan_outputs(photos, args.output, args.overwrite)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    try:
-        image_processor = AutoImageProcessor.from_pretrained(args.model)
-        model = load_model(args.model)
-    except (OSError, ValueError) as error:
-        parser.error(f"`--model` must be a folder or Hub id that transformers can load, and for {args.model}: {error}")
-    model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model, image_processor = load(args.model, args.device)
     id2label = predicted_labels(model.config)
     palette = class_palette(id2label)
 
     args.output.mkdir(parents=True, exist_ok=True)
     num_failed = 0
     for photo in tqdm(photos, unit="photo"):
+        labels_path, overlay_path = targets[photo]
         try:
             image = read_image(photo)
-        except (OSError, ValueError) as error:
+            label_map = predict_label_map(model, image_processor, image, args.window_size, args.stride)
+            save_picture(Image.fromarray(label_map), labels_path)
+            picture = add_legend(overlay(image, label_map, palette), label_map, id2label, palette)
+            save_picture(picture, overlay_path, quality=92)
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: a GPU's memory
             num_failed += 1
-            tqdm.write(str(error), file=sys.stderr)
-            continue
-        label_map = predict_label_map(model, image_processor, image, args.window_size, args.stride)
-        labels_path, overlay_path = targets[photo]
-        save_picture(Image.fromarray(label_map), labels_path)
-        picture = add_legend(overlay(image, label_map, palette), label_map, id2label, palette)
-        save_picture(picture, overlay_path, quality=92)
+            tqdm.write(f"{photo}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
     print(f"{len(photos) - num_failed} of {len(photos)} photos segmented, in {args.output}")
     return 1 if num_failed else 0
+
+
+def load(model_name_or_path, device):
+    """The model, on its device, and its image processor."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoImageProcessor
+
+    from offseg_hf.model_types import load_model
+
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(model_name_or_path)
+        model = load_model(model_name_or_path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"`--model` must be a folder or Hub id that transformers can load, and for {model_name_or_path}: {error}"
+        ) from error
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device), image_processor
+    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without CUDA
+        raise ValueError(
+            f"`--device` must be one that torch can use here, such as cpu, got {device}: {error}"
+        ) from error
 
 
 def plan_outputs(photos, folder, overwrite):
@@ -96,7 +117,3 @@ def plan_outputs(photos, folder, overwrite):
                 "--overwrite to replace it."
             )
     return targets
-
-
-if __name__ == "__main__":
-    sys.exit(main())

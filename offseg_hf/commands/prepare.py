@@ -1,22 +1,23 @@
-"""Writes a folder of pictures and masks as Parquet shards, verified, for streaming from disk, HTTP or the Hub.
+"""Writes photos and masks as Parquet shards, checked, for streaming from disk, HTTP or the Hub.
 
-    python scripts/prepare_dataset.py --dataset photos_and_masks --labels sky,road,car --output data/mine --num_proc 8
-    python scripts/prepare_dataset.py --dataset ade20k --data_dir ADEChallengeData2016 --output data/ade20k \
+    offseg prepare --dataset photos_and_masks --labels sky,road,car --output data/mine --num_proc 8
+    offseg prepare --dataset ade20k --data_dir ADEChallengeData2016 --output data/ade20k \
         --push_to_hub org/ade20k
 
-The files are kept bit for bit, in one random order. When the command was interrupted, the same one goes on where it
-stopped. Every picture and mask is decoded once; what was found is in preparation.json and in README.md, the card.
+The files are kept bit for bit, in one random order. After an interruption the same command goes on where it stopped.
+Every photo and mask is decoded once; what was found is in preparation.json and in README.md, the data set's card.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from offseg_hf.commands.parser import CommandParser, exit_code
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="Folder of pictures and masks, or a name such as ade20k.")
+
+def build_parser():
+    parser = CommandParser("prepare", __doc__)
+    parser.add_argument("--dataset", required=True, help="Folder of photos and masks, or a name such as ade20k.")
     parser.add_argument("--data_dir", help="Folder of the official download of a data set that is given by its name.")
     parser.add_argument("--output", required=True, type=Path, help="Folder for the shards, the record and the card.")
     parser.add_argument("--splits", nargs="+", default=["train", "validation"], help="Splits to prepare.")
@@ -28,15 +29,23 @@ def main(argv=None):
     parser.add_argument("--image_column", help="Column of the photos in metadata.jsonl, where it cannot be guessed.")
     parser.add_argument("--mask_column", help="Column of the masks in metadata.jsonl, where it cannot be guessed.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the order of the examples.")
-    parser.add_argument("--max_shard_size", default="100MB", help="Bound on the size of a shard's pictures and masks.")
-    parser.add_argument("--max_row_group_size", default="16MB", help="Bound on what is read to get at one example.")
+    parser.add_argument("--max_shard_size", default="100MB", help="Largest size of a shard's photos and masks.")
+    parser.add_argument(
+        "--max_row_group_size", default="16MB", help="Largest part of a shard that is read for one example."
+    )
     parser.add_argument(
         "--num_proc", type=int, default=os.cpu_count(), help="Processes; by default one for each core."
     )
     parser.add_argument("--skip_broken", action="store_true", help="Leave out what cannot be read or does not fit.")
     parser.add_argument("--overwrite", action="store_true", help="Remove another preparation from --output first.")
-    parser.add_argument("--push_to_hub", metavar="NAMESPACE/NAME", help="Publish there, for nobody else to see.")
-    parser.add_argument("--public", action="store_true", help="Let everybody see what is published.")
+    parser.add_argument("--push_to_hub", metavar="NAMESPACE/NAME", help="Publish it there, as private.")
+    parser.add_argument("--public", action="store_true", help="Publish it for everybody to see.")
+    return parser
+
+
+@exit_code
+def main(argv=None):
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.label_table and not args.labels:
         parser.error("`--label_table` needs `--labels`, the names of the classes that the ids stand for; pass both.")
@@ -46,7 +55,7 @@ def main(argv=None):
     from offseg_hf.publishing.upload import check_repository, upload_repository
 
     repository = {"repo_id": args.push_to_hub, "private": not args.public, "repo_type": "dataset"}
-    try:
+    with parser.mistakes(RuntimeError):  # a process that was killed
         if args.push_to_hub is not None:
             check_redistribution(args.dataset)
             check_repository(**repository)
@@ -71,8 +80,6 @@ def main(argv=None):
             skip_broken=args.skip_broken,
             overwrite=args.overwrite,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        parser.error(str(error))
     for split, found in record["splits"].items():
         counts = f"{found['num_examples']:,} examples in {found['num_shards']:,} shards"
         print(f"{split}: {counts}, {found['num_bytes']:,} bytes")
@@ -81,9 +88,7 @@ def main(argv=None):
         try:
             url, is_new = upload_repository(args.output, **repository, files=prepared_files(args.output))
         except (OSError, ValueError) as error:
-            parser.error(f"prepared in {args.output}, but not published: {error}")
+            print(f"offseg prepare: prepared in {args.output}, but not published: {error}", file=sys.stderr)
+            return 1
         print(f"published: {url}" if is_new else f"nothing has changed since {url}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return 0

@@ -1,30 +1,34 @@
-"""The first ten minutes: draws street scenes, trains OffSeg-B0 on them from random weights, measures it, shows it.
+"""The first ten minutes: draws street scenes, trains on them from random weights, measures, shows.
 
-    python scripts/quickstart.py
-    python scripts/quickstart.py --output outputs/longer --max_steps 1500
+    offseg quickstart
+    offseg quickstart --output outputs/longer --max_steps 1500
 
-It runs the other scripts and prints each command. Writes the scenes, the model, results.json and pictures.png.
+It runs `offseg train` and `offseg evaluate`, and prints each command. Written are the scenes, the model, results.json
+and pictures.png: scenes that the model has not seen, beside their true and their predicted classes.
 """
 
-import argparse
 import json
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parent
+from offseg_hf.commands.parser import CommandParser, exit_code
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser():
+    parser = CommandParser("quickstart", __doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="New or empty folder.")
     parser.add_argument("--max_steps", type=int, default=550, help="Training steps.")
     parser.add_argument("--variant", default="offseg-b0", help="Architecture to train.")
     parser.add_argument("--num_train", type=int, default=480, help="Scenes to train on.")
+    return parser
+
+
+@exit_code
+def main(argv=None):
+    parser = build_parser()
     args = parser.parse_args(argv)
-    if args.output.exists() and any(args.output.iterdir()):
+    if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
         parser.error(f"`--output` must be a new or empty folder, and {args.output} is not: name another one.")
     start = time.perf_counter()
 
@@ -32,28 +36,32 @@ def main(argv=None):
 
     data, model = args.output / "scenes", args.output / "model"
     print(f"drawing {args.num_train} street scenes to train on and 60 to measure on", flush=True)
-    write_scenes(data, num_train=args.num_train)
+    with parser.mistakes():
+        write_scenes(data, num_train=args.num_train)
     run(
-        "train.py", "--variant", args.variant, "--dataset", data, "--streaming", "--labels", ",".join(SCENE_LABELS),
+        "train", "--variant", args.variant, "--dataset", data, "--streaming", "--labels", ",".join(SCENE_LABELS),
         "--max_steps", args.max_steps, "--per_device_train_batch_size", 8, "--learning_rate", "8e-4",
         "--head_learning_rate_factor", 2, "--warmup_steps", "0.05", "--resize", 192, 128, "--crop_size", 96, 128,
         "--scale_range", 1, 1, "--photometric_distortion", False, "--eval_split", "none", "--save_strategy", "no",
         "--logging_steps", 25, "--output_dir", model,
     )  # fmt: skip
     results = args.output / "results.json"
-    run("evaluate.py", "--model", model, "--dataset", data, "--split", "validation", "--output", results)
+    run("evaluate", "--model", model, "--dataset", data, "--split", "validation", "--output", results)
     write_pictures(model, data, args.output / "pictures.png")
 
-    mean_iou = json.loads(results.read_text())["mean_iou"]
+    mean_iou = json.loads(results.read_text(encoding="utf-8"))["mean_iou"]
     print(f"mIoU {mean_iou:.3f} on scenes it has not seen, after {(time.perf_counter() - start) / 60:.1f} minutes")
     print(f"look at {args.output / 'pictures.png'}")
 
 
-def run(script, *arguments):
-    """Runs another script of this folder, its command shown."""
-    command = ["python", str(SCRIPTS / script), *map(str, arguments)]
-    print("\n$", shlex.join(command), flush=True)
-    subprocess.run([sys.executable, *command[1:]], check=True)
+def run(*words):
+    """Runs another command in this process, shown as a person would type it; ends this one where it fails."""
+    from offseg_hf.commands.main import main as offseg
+
+    words = [str(word) for word in words]
+    print("\n$", shlex.join(["offseg", *words]), flush=True)
+    if code := offseg(words):
+        raise SystemExit(code)
 
 
 def write_pictures(model_folder, data, target, num_rows=6):
@@ -74,7 +82,3 @@ def write_pictures(model_folder, data, target, num_rows=6):
         image = read_image(example["image"])
         rows.append((image, read_mask(example["mask"]), predict_label_map(model, image_processor, image)))
     picture_sheet(rows, ("image", "truth", "prediction"), model.config.id2label, SCENE_PALETTE).save(target)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,40 +1,77 @@
 """Fine-tunes a segmentation model with transformers' Trainer.
 
-    python scripts/train.py --variant offseg-b0 --dataset data/camvid --labels sky,building,road,car --streaming \\
+    offseg train --variant offseg-b0 --dataset data/camvid --labels sky,building,road,car --streaming \\
         --max_steps 20000 --crop_size 360 480 --resize 480 360 --output_dir outputs/camvid
-    python scripts/train.py --variant offseg-b0 --model_name_or_path nvidia/mit-b0 --dataset photos_and_masks \\
+    offseg train --variant offseg-b0 --model_name_or_path nvidia/mit-b0 --dataset photos_and_masks \\
         --num_labels 5 --num_train_epochs 50 --learning_rate 1e-4 --output_dir outputs/mine
+
+On several GPUs: `torchrun --nproc_per_node 8 -m offseg_hf train …`, or `accelerate launch -m offseg_hf train …`.
+All other arguments of transformers.TrainingArguments are taken too; --help_all lists them.
 """
 
+import sys
 
+from offseg_hf.commands.parser import CommandParser, add_fields, exit_code
+from offseg_hf.commands.trainer_options import TrainerOptions
+from offseg_hf.training import options
+
+USAGE = "offseg train --variant NAME --dataset DATA --labels NAMES --output_dir FOLDER"
+
+
+def build_parser():
+    """The parser whose help is shown. Arguments are read by `full_parser`, which takes seconds to load."""
+    parser = CommandParser("train", __doc__, usage=USAGE)
+    add_fields(parser, "model", options.ModelArguments)
+    add_fields(parser, "data and augmentation", options.DataArguments)
+    add_fields(parser, "recipe", options.RecipeArguments)
+    add_fields(parser, "of transformers' Trainer, the most used", TrainerOptions)
+    parser.add_argument("--help_all", action="store_true", help="List all arguments, transformers' own included.")
+    return parser
+
+
+def full_parser():
+    """The parser that reads the arguments into dataclasses."""
+    from transformers import HfArgumentParser
+
+    from offseg_hf.training.arguments import SegmentationTrainingArguments
+
+    kinds = (options.ModelArguments, options.DataArguments, SegmentationTrainingArguments)
+    parser = HfArgumentParser(kinds, prog="offseg train", usage=f"{USAGE} …")
+    parser.error = build_parser().error
+    return parser
+
+
+@exit_code
 def main(argv=None):
+    words = sys.argv[1:] if argv is None else argv
+    parser = build_parser()
+    if {"-h", "--help"} & {*words}:
+        return parser.print_help()
+    if "--help_all" in words:
+        return full_parser().print_help()
+
     import dataclasses
 
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import HfArgumentParser, set_seed
+    from transformers import set_seed
 
     from offseg_hf.publishing.records import write_training_record
     from offseg_hf.publishing.upload import check_repository, push_to_hub
-    from offseg_hf.training.arguments import SegmentationTrainingArguments
     from offseg_hf.training.checkpoints import check_output_dir
     from offseg_hf.training.from_arguments import resolved_data_arguments, trainer_from_arguments
     from offseg_hf.training.lora import merge_lora
-    from offseg_hf.training.options import DataArguments, ModelArguments
     from offseg_hf.training.recipes import apply_recipe
 
-    usage = "train.py --variant NAME --dataset DATA --labels NAMES --output_dir FOLDER … (--help lists all options)"
-    parser = HfArgumentParser((ModelArguments, DataArguments, SegmentationTrainingArguments), usage=usage)
-    try:
-        apply_recipe(parser, argv)
-        model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    publish = args.push_to_hub
-    if publish and args.hub_model_id is None:
-        parser.error("--push_to_hub needs --hub_model_id NAMESPACE/NAME")
-    if publish and (args.hub_revision or args.hub_always_push or args.hub_strategy != "every_save"):
-        parser.error("--push_to_hub publishes at the end: leave out --hub_strategy, --hub_always_push, --hub_revision")
-    try:
+    with parser.mistakes():
+        full = full_parser()
+        apply_recipe(full, words)
+        model_args, data_args, args = full.parse_args_into_dataclasses(words)
+        publish = args.push_to_hub
+        if publish and args.hub_model_id is None:
+            parser.error("--push_to_hub needs --hub_model_id NAMESPACE/NAME")
+        if publish and (args.hub_revision or args.hub_always_push or args.hub_strategy != "every_save"):
+            parser.error(
+                "--push_to_hub publishes at the end: leave out --hub_strategy, --hub_always_push, --hub_revision"
+            )
         checkpoint = check_output_dir(args.output_dir, args.resume_from_checkpoint, data_args.overwrite)
         if publish:
             check_repository(args.hub_model_id, bool(args.hub_private_repo), args.hub_token)
@@ -42,9 +79,12 @@ def main(argv=None):
         data_args = resolved_data_arguments(data_args)
         set_seed(args.seed)
         trainer = trainer_from_arguments(model_args, data_args, args)
-    except (ImportError, OSError, ValueError, StrictDataclassError) as error:
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except ValueError as error:  # such as a checkpoint that is not this training's; others' faults show their trace
+        if not raised_in_package(error):
+            raise
         parser.error(str(error))
-    trainer.train(resume_from_checkpoint=checkpoint)
     if model_args.lora_rank is not None:
         merge_lora(trainer)
     trainer.save_model()
@@ -55,7 +95,7 @@ def main(argv=None):
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if not trainer.is_world_process_zero():
-        return
+        return 0
     write_training_record(
         args.output_dir, args, trainer.state.global_step, metrics, vars(data_args), model_args.variant,
         model_args.model_name_or_path, model_args.lora_rank,
@@ -64,9 +104,17 @@ def main(argv=None):
         try:
             url, _ = push_to_hub(args.output_dir, args.hub_model_id, bool(args.hub_private_repo), args.hub_token)
         except (OSError, ValueError) as error:
-            parser.error(f"trained, and saved in {args.output_dir}, but not published: {error}")
+            print(
+                f"{parser.prog}: trained, and saved in {args.output_dir}, but not published: {error}", file=sys.stderr
+            )
+            return 1
         print(f"published: {url}")
+    return 0
 
 
-if __name__ == "__main__":
-    main()
+def raised_in_package(error):
+    """Whether an error was raised by this package itself, whose errors say in a sentence what to do."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get("__name__", "").startswith("offseg_hf.")

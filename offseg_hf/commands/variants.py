@@ -1,13 +1,14 @@
-"""Prints the table of variants: size, multiply-adds counted here, and the paper's figures.
+"""Prints the table of variants: parameters, multiply-adds, and the paper's figures.
 
     offseg variants offseg-t offseg-b0 segformer-b0
     offseg variants --output results/variants.md
 
-Without names, all are listed; counting takes a minute.
+Without names, all are listed; counting the multiply-adds takes a minute.
 """
 
-import argparse
 from pathlib import Path
+
+from offseg_hf.commands.parser import CommandParser, exit_code
 
 COLUMNS = (
     "variant",
@@ -33,23 +34,27 @@ products.
 """
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser():
+    parser = CommandParser("variants", __doc__)
     parser.add_argument("variants", nargs="*", help="Variants to list; all by default.")
     parser.add_argument("--output", type=Path, help="Markdown file to write too, with an explanation.")
     parser.add_argument("--overwrite", action="store_true", help="Replace that file where there is one.")
+    return parser
+
+
+@exit_code
+def main(argv=None):
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.output is not None and args.output.exists() and not args.overwrite:
-        parser.error(f"`--output` must be a new file, but {args.output} is there; pass `--overwrite` to replace it")
+        parser.error(f"`--output` must be a new file, but {args.output} is there; pass `--overwrite` to replace it.")
 
-    from offseg_hf import VARIANTS
     from offseg_hf.files import write_text
     from offseg_hf.markdown import markdown_table
+    from offseg_hf.variants import VARIANTS
 
-    try:
+    with parser.mistakes():
         rows = [table_row(name) for name in args.variants or VARIANTS]
-    except ValueError as error:
-        parser.error(str(error))
     table = markdown_table(COLUMNS, rows, align="l" + "r" * (len(COLUMNS) - 2) + "l")
     print(table)
     if args.output is not None:
@@ -58,8 +63,8 @@ def main(argv=None):
 
 def table_row(name):
     """The cells of one variant's row."""
-    from offseg_hf import VARIANTS, variant_config
     from offseg_hf.complexity import count_multiply_adds, count_parameters
+    from offseg_hf.variants import VARIANTS, variant_config
 
     config = variant_config(name, num_labels=150)
     variant = VARIANTS[name]
@@ -71,12 +76,8 @@ def table_row(name):
         name,
         f"{count_parameters(config):,}",
         f"{count_multiply_adds(config, 512, 512) / 1e9:.1f}",
-        "" if variant.gflops is None else f"{variant.gflops}",
+        variant.gflops,
         large,
-        *("" if figure is None else f"{figure}" for figure in figures),
+        *figures,
         variant.source,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 # ruff: noqa: I001
 from PIL import Image
 from PIL import ImageOps
+from numpy.typing import ArrayLike
 from transformers import AutoModelForSemanticSegmentation
 from transformers import AutoModelForUniversalSegmentation
 from transformers import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
@@ -346,7 +347,7 @@ IGNORE_COLOUR = (26, 26, 30)  # of pixels that have no class
 IGNORE_INDEX = 255
 
 
-def colorize(label_map, palette):
+def colorize(label_map: np.ndarray, palette: ArrayLike) -> Image.Image:
     """The label map in the colours of its classes.
 
     Args:
@@ -364,7 +365,7 @@ def colorize(label_map, palette):
     return Image.fromarray(colours[label_map])
 
 
-def overlay(image, label_map, palette, opacity=0.5):
+def overlay(image: Image.Image, label_map: np.ndarray, palette: ArrayLike, opacity: float = 0.5) -> Image.Image:
     """The photo, tinted in the colours of its classes; ignored pixels stay as they are.
 
     Args:
@@ -421,7 +422,7 @@ def _checked(label_map, palette):
     return label_map, _colour_table(palette)
 
 
-def default_palette(num_labels):
+def default_palette(num_labels: int) -> np.ndarray:
     """A colour for each class, each as far as possible from all before it.
 
     The colours are the same at every call, and those of a smaller palette begin a larger one. Distances are taken in

@@ -23,7 +23,7 @@ def model(tmp_path):
 
 
 def test_label_map_is_that_of_the_upsampled_logits(model, tmp_path, capsys):
-    main(["--model", f"{tmp_path}/model", "--output", f"{tmp_path}/new", "--task", "label_map"])
+    assert main(["--model", f"{tmp_path}/model", "--output", f"{tmp_path}/new", "--task", "label_map"]) == 0
     assert (
         "new/onnx/model.onnx: " in (printed := capsys.readouterr().out) and "differs from torch by at most" in printed
     )
@@ -38,6 +38,5 @@ def test_label_map_is_that_of_the_upsampled_logits(model, tmp_path, capsys):
 
 def test_a_wrong_argument_is_one_sentence(model, tmp_path, capsys):
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit):
-        main(["--model", f"{tmp_path}/model", "--output", str(tmp_path)])
+    assert main(["--model", f"{tmp_path}/model", "--output", str(tmp_path)]) == 2
     assert f"error: `output` must be a new or empty folder, got {tmp_path}; name another." in capsys.readouterr().err

@@ -1,11 +1,10 @@
-import runpy
-import sys
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_offseg
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
@@ -13,7 +12,6 @@ from offseg_hf.commands.predict import main
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.prediction.label_maps import predict_label_map
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 TINY = {
     "hidden_sizes": [8, 8, 16, 16],
     "depths": [1, 1, 1, 1],
@@ -60,7 +58,7 @@ def test_folder_gives_a_label_map_and_an_overlay_for_each_photo(model_folder, ph
 
 
 def test_label_map_holds_the_predicted_ids_in_8_bits(model_folder, photos, output):
-    run(model_folder, photos / "two.png", output)
+    assert run(model_folder, photos / "two.png", output) == 0
     model = OffSegForSemanticSegmentation.from_pretrained(model_folder)
     expected = predict_label_map(model, OffSegImageProcessor.from_pretrained(model_folder), photos / "two.png")
     label_map = Image.open(output / "two_labels.png")
@@ -72,21 +70,20 @@ def test_label_map_is_that_of_sliding_windows_when_asked_for(model_folder, photo
     model, image_processor = OffSegForSemanticSegmentation.from_pretrained(model_folder), OffSegImageProcessor(size=64)
     model.save_pretrained(tmp_path / "model")
     image_processor.save_pretrained(tmp_path / "model")
-    run(tmp_path / "model", photos / "two.png", output, "--window_size", "32", "48", "--stride", "16", "8")
+    assert run(tmp_path / "model", photos / "two.png", output, "--window_size", "32", "48", "--stride", "16", "8") == 0
     expected = predict_label_map(model, image_processor, photos / "two.png", (32, 48), (16, 8))
     np.testing.assert_array_equal(np.asarray(Image.open(output / "two_labels.png")), expected)
     assert (expected != predict_label_map(model, image_processor, photos / "two.png")).any()
 
 
 def test_windows_that_leave_gaps_are_refused(model_folder, photos, output, capsys):
-    with pytest.raises(SystemExit):
-        run(model_folder, photos, output, "--window_size", "32", "32", "--stride", "32", "33")
+    assert run(model_folder, photos, output, "--window_size", "32", "32", "--stride", "32", "33") == 2
     assert "`stride` must be from 1 to the `window_size`" in capsys.readouterr().err
     assert not output.exists()
 
 
 def test_overlay_is_the_photo_above_a_legend(model_folder, photos, output):
-    run(model_folder, photos / "two.png", output)
+    assert run(model_folder, photos / "two.png", output) == 0
     picture = Image.open(output / "two_overlay.jpg")
     assert picture.width >= 70
     assert picture.height > 33
@@ -98,7 +95,7 @@ def test_label_map_has_16_bits_when_there_are_more_than_256_classes(photos, outp
         model.decode_head.classifier.bias[299] = 1e3
     model.save_pretrained(tmp_path / "native")
     OffSegImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "native")
-    run(tmp_path / "native", photos / "one.jpg", output)
+    assert run(tmp_path / "native", photos / "one.jpg", output) == 0
     label_map = Image.open(output / "one_labels.png")
     assert label_map.mode == "I;16"
     assert np.unique(np.asarray(label_map)).tolist() == [299]
@@ -107,8 +104,7 @@ def test_label_map_has_16_bits_when_there_are_more_than_256_classes(photos, outp
 def test_results_stay_when_they_exist(model_folder, photos, output, capsys):
     output.mkdir()
     (output / "two_overlay.jpg").write_text("mine")
-    with pytest.raises(SystemExit):
-        run(model_folder, photos, output)
+    assert run(model_folder, photos, output) == 2
     assert "`--output` must not hold results already" in capsys.readouterr().err
     assert names(output) == ["two_overlay.jpg"]
     assert (output / "two_overlay.jpg").read_text() == "mine"
@@ -117,8 +113,7 @@ def test_results_stay_when_they_exist(model_folder, photos, output, capsys):
 def test_existing_results_are_found_before_the_model_is_loaded(photos, output, capsys):
     output.mkdir()
     (output / "two_overlay.jpg").touch()
-    with pytest.raises(SystemExit):
-        run("no-such-model", photos, output)
+    assert run("no-such-model", photos, output) == 2
     assert "`--output`" in capsys.readouterr().err
 
 
@@ -132,8 +127,7 @@ def test_results_are_replaced_with_overwrite(model_folder, photos, output):
 def test_photos_stay_when_a_result_would_take_their_place(model_folder, photos, capsys):
     (photos / "one.jpg").rename(photos / "two_labels.png")
     before = (photos / "two_labels.png").read_bytes()
-    with pytest.raises(SystemExit):
-        run(model_folder, photos, photos, "--overwrite")
+    assert run(model_folder, photos, photos, "--overwrite") == 2
     assert "`--output` must be another folder than the photos'" in capsys.readouterr().err
     assert (photos / "two_labels.png").read_bytes() == before
 
@@ -149,37 +143,50 @@ def test_corrupt_photo_is_named_and_the_others_are_done(model_folder, photos, ou
 
 def test_photos_that_differ_only_in_suffix_are_refused(model_folder, photos, output, capsys):
     (photos / "two.png").rename(photos / "one.png")
-    with pytest.raises(SystemExit):
-        run(model_folder, photos, output)
+    assert run(model_folder, photos, output) == 2
     assert "one.jpg and one.png would be written to the same files" in capsys.readouterr().err
     assert not output.exists()
 
 
 def test_output_that_is_a_file_is_refused(model_folder, photos, output, capsys):
     output.write_text("mine")
-    with pytest.raises(SystemExit):
-        run(model_folder, photos, output)
+    assert run(model_folder, photos, output) == 2
     assert "`--output` must be a folder" in capsys.readouterr().err
 
 
 def test_missing_input_is_named(model_folder, output, capsys, tmp_path):
-    with pytest.raises(SystemExit):
-        run(model_folder, tmp_path / "nothing", output)
+    assert run(model_folder, tmp_path / "nothing", output) == 2
     assert "there is no" in capsys.readouterr().err
 
 
 def test_folder_without_a_model_is_named(photos, output, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit):
-        run(tmp_path / "empty", photos, output)
+    assert run(tmp_path / "empty", photos, output) == 2
     assert "`--model` must be a folder or Hub id" in capsys.readouterr().err
     assert not output.exists()
 
 
-def test_program_ends_with_an_error_code_when_a_photo_is_corrupt(model_folder, tmp_path, output, monkeypatch):
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    arguments = ["--model", str(model_folder), "--input", str(tmp_path / "bad.png"), "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    with pytest.raises(SystemExit) as exit_info:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert exit_info.value.code == 1
+def test_device_that_is_not_there_is_named(model_folder, photos, output, capsys):
+    assert run(model_folder, photos, output, "--device", "cuda:99") == 2
+    assert run(model_folder, photos, output, "--device", "abacus") == 2
+    assert capsys.readouterr().err.count("error: `--device` must be one that torch can use here, such as cpu") == 2
+    assert not output.exists()
+
+
+def test_broken_weights_are_one_sentence(model_folder, photos, output, tmp_path, capsys):
+    shutil.copytree(model_folder, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
+    assert run(tmp_path / "broken", photos, output) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("offseg predict: error: `--model` must be a folder")
+    assert not output.exists()
+
+
+def test_photo_that_cannot_be_segmented_is_named_and_the_others_are_done(photos, output, tmp_path, capsys):
+    tiny_offseg(num_labels=3).save_pretrained(tmp_path / "model")
+    OffSegImageProcessor(size={"longest_edge": 256, "shortest_edge": 64}).save_pretrained(tmp_path / "model")
+    Image.new("RGB", (40_000, 1)).save(photos / "line.png")  # a pixel high when resized, too little for the model
+    assert run(tmp_path / "model", photos, output) == 1
+    printed = capsys.readouterr()
+    assert "line.png: " in printed.err
+    assert "2 of 3 photos" in printed.out
+    assert names(output) == ["one_labels.png", "one_overlay.jpg", "two_labels.png", "two_overlay.jpg"]

@@ -1,4 +1,4 @@
-"""Preparing a data set as a person does it: by the script, killed on the way, and published."""
+"""Preparing a data set as a person does it: by the command, killed on the way, and published."""
 
 import json
 import os
@@ -16,7 +16,6 @@ from PIL import Image
 
 from offseg_hf.commands.prepare import main
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_dataset.py"
 READ_STREAMED = """
 import json, datasets
 undecoded = datasets.Image(decode=False)
@@ -72,7 +71,7 @@ def is_alive(process):
 
 def test_shards_record_and_card_are_written_with_the_options(source, tmp_path, capsys):
     options = "--labels", "sky,road,car", "--max_shard_size", "4KB", "--max_row_group_size", "2KB", "--seed", "3"
-    main(arguments(source, tmp_path / "out", *options, "--name", "Streets", "--license", "cc-by-4.0"))
+    assert main(arguments(source, tmp_path / "out", *options, "--name", "Streets", "--license", "cc-by-4.0")) == 0
     record = json.loads((tmp_path / "out" / "preparation.json").read_text())
     assert (record["name"], record["license"], record["seed"]) == ("Streets", "cc-by-4.0", 3)
     assert (record["max_shard_size"], record["max_row_group_size"]) == (4000, 2000)
@@ -87,18 +86,15 @@ def test_shards_record_and_card_are_written_with_the_options(source, tmp_path, c
 def test_table_of_ids_is_read(source, tmp_path, capsys):
     (tmp_path / "table.json").write_text('{"0": null, "1": "sky", "2": "road"}')
     table = "--label_table", str(tmp_path / "table.json")
-    main(arguments(source, tmp_path / "out", "--labels", "road,sky", *table))
+    assert main(arguments(source, tmp_path / "out", "--labels", "road,sky", *table)) == 0
     assert json.loads((tmp_path / "out" / "preparation.json").read_text())["class_ids"] == {"1": 1, "2": 0}
-    with pytest.raises(SystemExit):
-        main(arguments(source, tmp_path / "again", *table))
+    assert main(arguments(source, tmp_path / "again", *table)) == 2
     assert "`--label_table` needs `--labels`" in capsys.readouterr().err
 
 
 def test_error_is_told_without_a_traceback(source, tmp_path, capsys):
     (source / "masks/train/3.png").write_text("no picture")
-    with pytest.raises(SystemExit) as error:
-        main(arguments(source, tmp_path / "out"))
-    assert error.value.code == 2
+    assert main(arguments(source, tmp_path / "out")) == 2
     assert (
         "error: `dataset` must hold whole photos, each with a mask of its size, but 1 of 7" in capsys.readouterr().err
     )
@@ -108,7 +104,7 @@ def test_error_is_told_without_a_traceback(source, tmp_path, capsys):
 def test_killed_preparation_goes_on_and_ends_with_the_same_shards(tmp_path):
     source = write_source(tmp_path / "streets", 240, (160, 160))  # 50 kB each
     options = "--max_shard_size", "400KB"
-    command = [sys.executable, str(SCRIPT), *arguments(source, tmp_path / "killed", *options)]
+    command = [sys.executable, "-m", "offseg_hf", "prepare", *arguments(source, tmp_path / "killed", *options)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(shards(tmp_path / "killed")) < 2 and process.poll() is None:
         time.sleep(0.002)
@@ -122,10 +118,10 @@ def test_killed_preparation_goes_on_and_ends_with_the_same_shards(tmp_path):
     assert not any(map(is_alive, workers))
 
     written = {file: file.stat() for file in shards(tmp_path / "killed")}
-    main(arguments(source, tmp_path / "whole", *options))
+    assert main(arguments(source, tmp_path / "whole", *options)) == 0
     assert 2 <= len(written) < len(shards(tmp_path / "whole"))
     assert not (tmp_path / "killed" / "preparation.json").exists()
-    main(arguments(source, tmp_path / "killed", *options))
+    assert main(arguments(source, tmp_path / "killed", *options)) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     for file, before in written.items():
         assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -133,7 +129,7 @@ def test_killed_preparation_goes_on_and_ends_with_the_same_shards(tmp_path):
 
 def test_data_set_is_published_for_nobody_else_and_streamed_from_there(source, hub, tmp_path, capsys):
     push = "--push_to_hub", "org/streets", "--license", "cc-by-4.0", "--max_shard_size", "4KB"
-    main(arguments(source, tmp_path / "out", *push))
+    assert main(arguments(source, tmp_path / "out", *push)) == 0
     repository = hub.repository("org/streets", "datasets")
     assert repository.private and len(repository.commits) == 2  # the first is the Hub's own
     assert hub.files("org/streets", "datasets") == contents(tmp_path / "out")
@@ -147,7 +143,7 @@ def test_data_set_is_published_for_nobody_else_and_streamed_from_there(source, h
         files = (source / "images" / split).iterdir()
         assert json.loads(line) == sorted(f"{file.stem}{file.stat().st_size}" for file in files)
 
-    main(arguments(source, tmp_path / "out", *push))
+    assert main(arguments(source, tmp_path / "out", *push)) == 0
     assert "nothing has changed since" in capsys.readouterr().out
 
 
@@ -155,12 +151,11 @@ def test_data_set_is_published_for_all_only_when_asked(source, hub, tmp_path, ca
     push = "--push_to_hub", "org/streets", "--license", "cc-by-4.0"
     (tmp_path / "out" / ".cache").mkdir(parents=True)
     (tmp_path / "out" / ".env").write_text("TOKEN=secret")  # tolerated beside what is written, and not published
-    main(arguments(source, tmp_path / "out", *push, "--public"))
+    assert main(arguments(source, tmp_path / "out", *push, "--public")) == 0
     names = {file.name for file in (tmp_path / "out").iterdir()} - {".env", ".cache"}
     assert hub.files("org/streets", "datasets").keys() == names
     assert not hub.repository("org/streets", "datasets").private
-    with pytest.raises(SystemExit):
-        main(arguments(source, tmp_path / "out", *push))
+    assert main(arguments(source, tmp_path / "out", *push)) == 2
     message = "which org/streets is; make it private in its settings, name another, or let everybody see"
     assert message in capsys.readouterr().err
 
@@ -168,17 +163,15 @@ def test_data_set_is_published_for_all_only_when_asked(source, hub, tmp_path, ca
 def test_shards_stay_when_their_publication_fails(source, hub, tmp_path, capsys):
     hub.fail["commit"] = 500
     push = "--push_to_hub", "org/streets", "--license", "cc-by-4.0"
-    with pytest.raises(SystemExit):
-        main(arguments(source, tmp_path / "out", *push))
+    assert main(arguments(source, tmp_path / "out", *push)) == 1
     assert f"prepared in {tmp_path / 'out'}, but not published: `repo` org/streets" in capsys.readouterr().err
     hub.fail.clear()
-    main(arguments(source, tmp_path / "out", *push))
+    assert main(arguments(source, tmp_path / "out", *push)) == 0
     assert hub.files("org/streets", "datasets") == contents(tmp_path / "out")
 
 
 def test_repository_is_checked_before_the_work(source, hub, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(arguments(source, tmp_path / "out", "--push_to_hub", "other/streets"))
+    assert main(arguments(source, tmp_path / "out", "--push_to_hub", "other/streets")) == 2
     assert "`repo` must begin with a name under which someone may publish" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -189,7 +182,6 @@ def test_cityscapes_is_refused_without_any_connection(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    with pytest.raises(SystemExit):
-        main([*arguments("cityscapes", tmp_path / "out"), "--data_dir", "cs", "--push_to_hub", "org/cs"])
+    assert main([*arguments("cityscapes", tmp_path / "out"), "--data_dir", "cs", "--push_to_hub", "org/cs"]) == 2
     message = "`repo_id` must be left out for Cityscapes, whose licence forbids to distribute its pictures and labels"
     assert message in capsys.readouterr().err

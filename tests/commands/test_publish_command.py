@@ -1,43 +1,16 @@
-"""Publishing as a person does it: by the script, and at the end of a training."""
+"""Publishing as a person does it: by the command, and at the end of a training."""
 
 import json
 import re
 import socket
-from pathlib import Path
 
 import pytest
-import torch
 from huggingface_hub import ModelCard
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
 from offseg_hf.commands.evaluate import main as evaluate
 from offseg_hf.commands.publish import main
 from offseg_hf.commands.train import main as train
-from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-TINY = {
-    "hidden_sizes": (8, 8, 16, 16),
-    "depths": (1, 1, 1, 1),
-    "num_attention_heads": (1, 1, 2, 2),
-    "decoder_hidden_size": 16,
-}
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_scenes(folder, num_train=4, num_validation=2, size=(64, 96))
-    return folder
-
-
-@pytest.fixture
-def model_folder(tmp_path):
-    torch.manual_seed(0)
-    config = OffSegConfig(id2label=dict(enumerate(SCENE_LABELS)), **TINY)
-    OffSegForSemanticSegmentation(config).save_pretrained(tmp_path / "model")
-    OffSegImageProcessor(size={"height": 64, "width": 96}).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+from offseg_hf.data.scenes.scenes import SCENE_LABELS
 
 
 def training(scenes, base, output, *more):
@@ -55,7 +28,7 @@ def test_dry_run_shows_files_and_card_without_any_connection(model_folder, capsy
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     before = sorted(file.name for file in model_folder.iterdir())
-    main(["--model", str(model_folder), "--repo", "org/model", "--license", "mit", "--dry_run"])
+    assert main(["--model", str(model_folder), "--repo", "org/model", "--license", "mit", "--dry_run"]) == 0
     output = capsys.readouterr().out
     size = (model_folder / "model.safetensors").stat().st_size
     assert f"{size:>14,}  model.safetensors\n" in output and "  modeling_offseg.py\n" in output
@@ -64,26 +37,24 @@ def test_dry_run_shows_files_and_card_without_any_connection(model_folder, capsy
 
 
 def test_model_is_published_and_a_repetition_says_that_nothing_has_changed(model_folder, hub, capsys):
-    main(["--model", str(model_folder), "--repo", "org/model", "--private"])
+    assert main(["--model", str(model_folder), "--repo", "org/model", "--private"]) == 0
     commit = f"{hub.url}/org/model/commit/{hub.repository('org/model').commits[-1].oid}"
     assert f"published: {commit}" in capsys.readouterr().out
     assert hub.repository("org/model").private
-    main(["--model", str(model_folder), "--repo", "org/model", "--private"])
+    assert main(["--model", str(model_folder), "--repo", "org/model", "--private"]) == 0
     assert f"nothing has changed since {commit}" in capsys.readouterr().out
 
 
 def test_error_is_one_sentence(model_folder, hub, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
-    with pytest.raises(SystemExit) as error:
-        main(["--model", str(model_folder), "--repo", "org/model"])
-    assert error.value.code == 2
+    assert main(["--model", str(model_folder), "--repo", "org/model"]) == 2
     assert "error: `HF_TOKEN` must hold a token with write access" in capsys.readouterr().err
     assert hub.repository("org/model") is None
 
 
 def test_training_ends_with_a_publication_that_tells_of_it(scenes, model_folder, hub, tmp_path, capsys):
     options = "--push_to_hub", "--hub_model_id", "org/scenes", "--hub_private_repo", "True", "--save_strategy", "steps"
-    train(training(scenes, model_folder, tmp_path / "output", *options, "--save_steps", "1"))
+    assert train(training(scenes, model_folder, tmp_path / "output", *options, "--save_steps", "1")) == 0
     assert "published: " in capsys.readouterr().out
     repository = hub.repository("org/scenes")
     assert repository.private and len(repository.commits) == 2  # the first is the Hub's own
@@ -101,9 +72,9 @@ def test_training_ends_with_a_publication_that_tells_of_it(scenes, model_folder,
 
 
 def test_publication_tells_of_a_later_evaluation(scenes, model_folder, hub, capsys):
-    evaluate(["--model", str(model_folder), "--dataset", str(scenes), "--split", "validation"])
+    assert evaluate(["--model", str(model_folder), "--dataset", str(scenes), "--split", "validation"]) == 0
     measured = json.loads((model_folder / "evaluation-validation.json").read_text())
-    main(["--model", str(model_folder), "--repo", "org/model", "--dataset_name", "Drawn scenes"])
+    assert main(["--model", str(model_folder), "--repo", "org/model", "--dataset_name", "Drawn scenes"]) == 0
     results = ModelCard(hub.files("org/model")["README.md"].decode()).data.eval_results
     assert {each.dataset_name for each in results} == {"Drawn scenes"}
     assert results[0].metric_value == round(measured["mean_iou"], 4)
@@ -111,7 +82,7 @@ def test_publication_tells_of_a_later_evaluation(scenes, model_folder, hub, caps
 
 def test_origin_of_the_weights_is_handed_down(scenes, model_folder, tmp_path):
     (model_folder / "training.json").write_text('{"origin": "nvidia/mit-b0"}')
-    train(training(scenes, model_folder, tmp_path / "output", "--eval_split", "none"))
+    assert train(training(scenes, model_folder, tmp_path / "output", "--eval_split", "none")) == 0
     record = json.loads((tmp_path / "output" / "training.json").read_text())
     assert record["origin"] == "nvidia/mit-b0" and record["evaluation"] is None
 
@@ -132,8 +103,7 @@ def test_origin_of_the_weights_is_handed_down(scenes, model_folder, tmp_path):
 def test_what_would_hinder_the_publication_is_told_before_the_training(
     options, message, scenes, model_folder, hub, tmp_path, capsys
 ):
-    with pytest.raises(SystemExit):
-        train(training(scenes, model_folder, tmp_path / "output", "--push_to_hub", *options))
+    assert train(training(scenes, model_folder, tmp_path / "output", "--push_to_hub", *options)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "output" / "model.safetensors").exists()
     assert not hub.repositories
@@ -142,9 +112,8 @@ def test_what_would_hinder_the_publication_is_told_before_the_training(
 def test_trained_model_stays_when_its_publication_fails(scenes, model_folder, hub, tmp_path, capsys):
     hub.fail["commit"] = 500
     options = "--push_to_hub", "--hub_model_id", "org/scenes", "--eval_split", "none"
-    with pytest.raises(SystemExit):
-        train(training(scenes, model_folder, tmp_path / "output", *options))
+    assert train(training(scenes, model_folder, tmp_path / "output", *options)) == 1
     assert f"trained, and saved in {tmp_path / 'output'}, but not published: " in capsys.readouterr().err
     hub.fail.clear()
-    main(["--model", str(tmp_path / "output"), "--repo", "org/scenes"])
+    assert main(["--model", str(tmp_path / "output"), "--repo", "org/scenes"]) == 0
     assert hub.files("org/scenes")["config.json"]

@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation, OffSegImageProcessor
+from offseg_hf.commands.main import main as offseg
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene
 
 ROOT = Path(__file__).parents[2]
@@ -32,15 +31,9 @@ def commands(heading):
 
 
 @pytest.fixture
-def workshop(hub, tmp_path, monkeypatch):
+def workshop(hub, shared_model, tmp_path, monkeypatch):
     """The current folder as the commands expect it, with a trained model and photos, and a stand-in for the Hub."""
-    torch.manual_seed(0)
-    config = OffSegConfig(
-        hidden_sizes=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 2, 2), decoder_hidden_size=16,
-        id2label=dict(enumerate(SCENE_LABELS)),
-    )  # fmt: skip
-    OffSegForSemanticSegmentation(config).save_pretrained(tmp_path / "outputs" / "mine")
-    OffSegImageProcessor(size={"height": 64, "width": 96}).save_pretrained(tmp_path / "outputs" / "mine")
+    shutil.copytree(shared_model, tmp_path / "outputs" / "mine")
     (tmp_path / "photos").mkdir()
     for seed in range(4):
         draw_scene(seed, (64, 96))[0].save(tmp_path / "photos" / f"{seed}.jpg")
@@ -50,10 +43,14 @@ def workshop(hub, tmp_path, monkeypatch):
 
 
 def run(command):
-    """Runs a line `python scripts/NAME.py …` in this process, which has imported what takes long to import."""
-    python, script, *arguments = shlex.split(command)
-    assert python == "python"
-    runpy.run_path(script)["main"](arguments)
+    """Runs a line `offseg NAME …` or `python scripts/NAME.py …` in this process, where imports are done once."""
+    program, *arguments = shlex.split(command)
+    if program == "offseg":
+        code = offseg(arguments)
+    else:
+        assert program == "python"
+        code = runpy.run_path(arguments[0])["main"](arguments[1:])
+    assert code == 0
 
 
 def started(command, **variables):
@@ -102,6 +99,7 @@ def test_commands_that_publish(workshop, hub, capsys):
     assert {"modeling_offseg.py", "model.safetensors"} <= hub.files("org/offseg-b0-mine").keys()
 
 
+@pytest.mark.slow
 def test_commands_that_export_and_serve(workshop, hub):
     for package in ("onnx", "onnxruntime", "onnxscript", "gradio"):
         pytest.importorskip(package, reason="needs the extras `onnx` and `space`")

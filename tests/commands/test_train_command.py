@@ -1,84 +1,74 @@
 """Fine-tuning, evaluation and prediction as a person runs them, on drawn scenes and a tiny model."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import tiny_offseg
 
-from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
-from offseg_hf.commands.train import main
-from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
+from offseg_hf import OffSegForSemanticSegmentation
+from offseg_hf.commands.evaluate import main as evaluate
+from offseg_hf.commands.train import build_parser, full_parser, main, raised_in_package
+from offseg_hf.data.scenes.scenes import SCENE_LABELS
+from offseg_hf.prediction.windows import check_windows
 from offseg_hf.training.trainer import SegmentationTrainer
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Scenes and a tiny model of 3 classes to start from."""
-    folder = tmp_path_factory.mktemp("train")
-    write_scenes(folder / "scenes", num_train=8, num_validation=2, size=(64, 96))
-    config = OffSegConfig(
-        num_labels=3, hidden_sizes=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 2, 2),
-        decoder_hidden_size=16,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    OffSegForSemanticSegmentation(config).save_pretrained(folder / "base")
+def base(tmp_path_factory):
+    """A tiny model of 3 classes to start from."""
+    folder = tmp_path_factory.mktemp("train") / "base"
+    tiny_offseg(num_labels=3).save_pretrained(folder)
     return folder
 
 
-def arguments(folder, output, *more):
+def arguments(scenes, base, output, *more):
     return [
-        "--model_name_or_path", str(folder / "base"), "--dataset", str(folder / "scenes"), "--labels",
+        "--model_name_or_path", str(base), "--dataset", str(scenes), "--labels",
         ",".join(SCENE_LABELS), "--output_dir", str(output), "--max_steps", "4", "--warmup_steps", "0.25",
         "--per_device_train_batch_size", "2", "--crop_size", "64", "64", "--resize", "96", "64", "--use_cpu",
         "--disable_tqdm", "True", *more,
     ]  # fmt: skip
 
 
-def test_trained_model_is_measured_and_shown_when_run_from_the_shell(folder):
-    def run(script, *words):
-        command = [sys.executable, str(SCRIPTS / script), *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    model = folder / "model"
-    run("train.py", *arguments(folder, model, "--streaming"))
+def test_trained_model_is_measured_and_shown(scenes, base, tmp_path, capsys):
+    model = tmp_path / "model"
+    assert main(arguments(scenes, base, model, "--streaming")) == 0
     trained = json.loads((model / "eval_results.json").read_text())
-    output = run("evaluate.py", "--model", model, "--dataset", folder / "scenes", "--streaming")
+    assert evaluate(["--model", str(model), "--dataset", str(scenes), "--streaming"]) == 0
     measured = json.loads((model / "evaluation-validation.json").read_text())
     assert measured["mean_iou"] == pytest.approx(trained["eval_mean_iou"])
     assert measured["iou_road"] == pytest.approx(trained["eval_iou_road"])
-    assert f"{measured['mean_iou']:.4f}" in output
+    assert f"{measured['mean_iou']:.4f}" in capsys.readouterr().out
 
 
-def test_training_equals_the_uninterrupted_one_when_resumed(folder, tmp_path):
+def test_training_equals_the_uninterrupted_one_when_resumed(scenes, base, tmp_path):
     common = "--save_strategy", "steps", "--save_steps", "2", "--eval_split", "none", "--streaming"
-    main(arguments(folder, tmp_path / "whole", *common))
+    assert main(arguments(scenes, base, tmp_path / "whole", *common)) == 0
     (tmp_path / "part").mkdir()
     (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "part" / "checkpoint-2")
-    main(arguments(folder, tmp_path / "part", *common, "--resume_from_checkpoint", "last"))
+    assert main(arguments(scenes, base, tmp_path / "part", *common, "--resume_from_checkpoint", "last")) == 0
     whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
     assert whole.keys() == part.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, part[name]), name
 
 
-def test_lora_is_resumed_exactly_and_saved_as_a_plain_model_that_differs_only_where_it_was_updated(folder, tmp_path):
+def test_lora_is_resumed_exactly_and_saved_as_a_plain_model_that_differs_only_where_it_was_updated(
+    scenes, base, tmp_path
+):
     pytest.importorskip("peft", reason="needs the extra `peft`")
     common = "--lora_rank", "2", "--save_strategy", "steps", "--save_steps", "2", "--eval_split", "none", "--streaming"
-    main(arguments(folder, tmp_path / "whole", *common))
+    assert main(arguments(scenes, base, tmp_path / "whole", *common)) == 0
     assert (tmp_path / "whole" / "checkpoint-2" / "adapter_model.safetensors").exists()
     (tmp_path / "part").mkdir()
     (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "part" / "checkpoint-2")
-    main(arguments(folder, tmp_path / "part", *common, "--resume_from_checkpoint", "last"))
+    assert main(arguments(scenes, base, tmp_path / "part", *common, "--resume_from_checkpoint", "last")) == 0
     assert json.loads((tmp_path / "part" / "training.json").read_text())["lora_rank"] == 2
     whole, part, base = (
         OffSegForSemanticSegmentation.from_pretrained(path).state_dict()
-        for path in (tmp_path / "whole", tmp_path / "part", folder / "base")
+        for path in (tmp_path / "whole", tmp_path / "part", base)
     )
     for name, tensor in whole.items():
         assert torch.equal(tensor, part[name]), name
@@ -126,24 +116,39 @@ def test_last_weights_are_evaluated_once(folder, tmp_path, monkeypatch, more, nu
         (["--dataset", "./nowhere", "--overwrite"], "there is no file or folder ./nowhere"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence_before_any_work(folder, tmp_path, capsys, more, message):
-    with pytest.raises(SystemExit) as error:
-        main(arguments(folder, tmp_path / "model", *more))
-    assert error.value.code == 2
+def test_mistakes_are_told_in_one_sentence_before_any_work(scenes, base, tmp_path, capsys, more, message):
+    assert main(arguments(scenes, base, tmp_path / "model", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model" / "model.safetensors").exists()
 
 
-def test_output_folder_is_not_overwritten_unasked(folder, tmp_path, capsys):
+def test_output_folder_is_not_overwritten_unasked(scenes, base, tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(SystemExit):
-        main(arguments(folder, tmp_path))
+    assert main(arguments(scenes, base, tmp_path)) == 2
     assert "--overwrite" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_quickstart_learns_scenes(tmp_path):
-    command = [sys.executable, str(SCRIPTS / "quickstart.py"), "--output", str(tmp_path / "quickstart")]
-    subprocess.run(command, check=True)
-    assert json.loads((tmp_path / "quickstart" / "results.json").read_text())["mean_iou"] >= 0.6
-    assert (tmp_path / "quickstart" / "pictures.png").is_file()
+def test_short_help_names_only_what_the_full_parser_takes_with_the_same_defaults():
+    short, full = build_parser(), full_parser()
+    short_actions = {
+        name: action for action in short._actions for name in action.option_strings if name != "--help_all"
+    }
+    for name, action in short_actions.items():
+        taken = full._option_string_actions[name]
+        for attribute in ("default", "required", "nargs", "const", "choices"):
+            assert getattr(action, attribute) == getattr(taken, attribute), (name, attribute)
+    assert {"--variant", "--dataset", "--crop_size", "--output_dir", "--max_steps"} <= short_actions.keys()
+
+
+def test_full_help_has_transformers_own_arguments(capsys):
+    assert main(["--help_all"]) == 0
+    printed = capsys.readouterr().out
+    assert "--variant" in printed and "--ddp_timeout" in printed and "--head_learning_rate_factor" in printed
+
+
+def test_a_fault_in_the_midst_of_training_is_a_sentence_only_where_this_package_raised_it():
+    with pytest.raises(ValueError) as own:
+        check_windows((0, 1), (1, 1))
+    with pytest.raises(ValueError) as foreign:
+        int("x")
+    assert raised_in_package(own.value) and not raised_in_package(foreign.value)

@@ -5,7 +5,7 @@ from offseg_hf.commands.variants import main
 
 
 def test_table_has_counted_and_published_figures(tmp_path, capsys):
-    main(["offseg-segnext-t", "segformer-b0", "--output", str(tmp_path / "results" / "variants.md")])
+    assert main(["offseg-segnext-t", "segformer-b0", "--output", str(tmp_path / "results" / "variants.md")]) == 0
     printed = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed]
     assert rows[2] == [
@@ -19,26 +19,24 @@ def test_table_has_counted_and_published_figures(tmp_path, capsys):
 
 def test_list_variants_stops_before_counting_when_the_file_is_there(tmp_path, capsys):
     (tmp_path / "variants.md").write_text("mine")
-    with pytest.raises(SystemExit):
-        main(["--output", str(tmp_path / "variants.md")])
+    assert main(["--output", str(tmp_path / "variants.md")]) == 2
     assert "`--output` must be a new file" in capsys.readouterr().err
     assert (tmp_path / "variants.md").read_text() == "mine"
 
 
 def test_list_variants_replaces_the_file_when_told(tmp_path):
     (tmp_path / "variants.md").write_text("mine")
-    main(["segformer-b0", "--output", str(tmp_path / "variants.md"), "--overwrite"])
+    assert main(["segformer-b0", "--output", str(tmp_path / "variants.md"), "--overwrite"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["variants.md"]
     assert (tmp_path / "variants.md").read_text(encoding="utf-8").startswith("# Variants")
 
 
 def test_list_variants_stops_when_a_name_is_unknown(capsys):
-    with pytest.raises(SystemExit):
-        main(["offseg-b6"])
+    assert main(["offseg-b6"]) == 2
     assert "`name` must be one of offseg-b0, offseg-b1," in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_table_has_all_variants(capsys):
-    main([])
+    assert main([]) == 0
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]] == list(VARIANTS)
