@@ -1,3 +1,8 @@
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each process of several has one core
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from hub_double import HubDouble
 
