@@ -83,7 +83,7 @@ def test_lora_is_resumed_exactly_and_saved_as_a_plain_model_that_differs_only_wh
         (["--eval_strategy", "steps", "--eval_steps", "2", "--optim", "sgd", "--lr_scheduler_type", "cosine"], 2),
     ],
 )
-def test_last_weights_are_evaluated_once(folder, tmp_path, monkeypatch, more, num_evaluations):
+def test_last_weights_are_evaluated_once(scenes, base, tmp_path, monkeypatch, more, num_evaluations):
     steps = []
     evaluate = SegmentationTrainer.evaluate
 
@@ -92,7 +92,7 @@ def test_last_weights_are_evaluated_once(folder, tmp_path, monkeypatch, more, nu
         return evaluate(trainer, *args, **kwargs)
 
     monkeypatch.setattr(SegmentationTrainer, "evaluate", counted)
-    main(arguments(folder, tmp_path, *more))
+    assert main(arguments(scenes, base, tmp_path, *more)) == 0
     assert len(steps) == num_evaluations and steps[-1] == 4
     (*_, line) = (tmp_path / "evaluations.jsonl").read_text().splitlines()
     metrics = json.loads((tmp_path / "eval_results.json").read_text())

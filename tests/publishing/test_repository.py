@@ -82,29 +82,29 @@ FAMILIES = {
     "offseg": (
         offseg,
         "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg modeling_offseg "
-        "offset_learning segmentation_loss upsampling image_processing_offseg label_map",
+        "offset_learning segmentation_loss upsampling image_processing_offseg label_map library_internals",
     ),
     "segnext": (
         segnext,
         "backbone_mscan configuration_fields configuration_offseg_segnext conv_group_norm drop_path hamburger "
         "modeling_offseg_segnext offset_learning segmentation_loss upsampling image_processing_offseg "
-        "label_map",
+        "label_map library_internals",
     ),
     "efficientformer": (
         efficientformer,
         "backbone_efficientformer_v2 configuration_fields configuration_offseg_efficientformer conv_group_norm "
         "drop_path modeling_offseg_efficientformer neck_freqfusion offset_learning segmentation_loss "
-        "image_processing_offseg label_map",
+        "image_processing_offseg label_map library_internals",
     ),
     "mask2former": (
         mask2former,
         "checkpoint_entries configuration_fields configuration_offseg_mask2former modeling_offseg_mask2former "
-        "offset_learning",
+        "offset_learning library_internals",
     ),
     "wrapper": (
         wrapper,
         "checkpoint_entries configuration_offset_learning_wrapper modeling_offset_learning_wrapper offset_learning "
-        "image_processing_offseg label_map",
+        "image_processing_offseg label_map library_internals",
     ),
 }
 # Loads every repository, at its newest and at a pinned revision, and runs the lines of its card on photo.jpg.
@@ -329,7 +329,9 @@ def test_native_model_is_published_with_the_processors_code_alone(hub, tmp_path)
     folder = save(SegformerForSemanticSegmentation(SegformerConfig(**MIT, **LABELS)), tmp_path / "native")
     push_to_hub(folder, "org/native")
     files = hub.files("org/native")
-    assert {name for name in files if name.endswith(".py")} == {"image_processing_offseg.py", "label_map.py"}
+    assert {name for name in files if name.endswith(".py")} == {
+        "image_processing_offseg.py", "label_map.py", "library_internals.py",
+    }  # fmt: skip
     assert "auto_map" not in json.loads(files["config.json"])
     assert "offset" not in files["README.md"].decode()
 

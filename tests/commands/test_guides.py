@@ -1,4 +1,4 @@
-"""The README's commands for publishing, ONNX, the browser and the Space, as they stand there."""
+"""The guides' commands for publishing, ONNX, the browser and the Space, as they stand there."""
 
 import json
 import os
@@ -24,9 +24,11 @@ from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene
 ROOT = Path(__file__).parents[2]
 
 
-def commands(heading):
-    """The lines of the code blocks of a section of the README."""
-    section = (ROOT / "README.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def commands(guide, heading=""):
+    """The lines of the code blocks of a guide, up to its first heading or of the section below one."""
+    section = (
+        (ROOT / "docs" / guide).read_text().partition(f"\n## {heading}" if heading else "\n")[2].split("\n## ")[0]
+    )
     return "".join(re.findall(r"```bash\n(.*?)```", section, re.DOTALL)).replace("\\\n", "").splitlines()
 
 
@@ -89,7 +91,7 @@ def fetched(url):
 
 
 def test_commands_that_publish(workshop, hub, capsys):
-    dry_run, publish = commands("Publish")
+    dry_run, publish = commands("publish.md")
     run(dry_run)
     assert "would be sent to org/offseg-b0-mine, in one commit" in capsys.readouterr().out
     assert not hub.repositories
@@ -103,8 +105,9 @@ def test_commands_that_publish(workshop, hub, capsys):
 def test_commands_that_export_and_serve(workshop, hub):
     for package in ("onnx", "onnxruntime", "onnxscript", "gradio"):
         pytest.importorskip(package, reason="needs the extras `onnx` and `space`")
-    section = commands("ONNX, the browser, a Space")
-    install, export, export_beside_the_page, serve_the_page, serve_the_space, upload = section
+    install, export = commands("deploy.md", "ONNX")
+    export_beside_the_page, serve_the_page = commands("deploy.md", "The browser")
+    serve_the_space, upload = commands("deploy.md", "A Space")
 
     settings = ConfigParser(interpolation=None)
     settings.read(ROOT / "setup.cfg")
