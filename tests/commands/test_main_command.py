@@ -1,5 +1,6 @@
 """The command itself: its help, its exit codes, and what is loaded for them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,5 +153,6 @@ def test_there_is_a_door_for_each_command():
 
 def test_door_that_is_called_like_a_library_hides_nothing(scenes, shared_model, tmp_path):
     words = ["--model", shared_model, "--dataset", scenes, "--output", tmp_path / "results.json", "--pictures", "0"]
-    subprocess.run([sys.executable, ROOT / "scripts" / "evaluate.py", *map(str, words)], check=True, cwd=tmp_path)
+    command = [sys.executable, ROOT / "scripts" / "evaluate.py", *map(str, words)]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (tmp_path / "results.json").is_file()
