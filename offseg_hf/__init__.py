@@ -95,8 +95,14 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-# The command `offseg`, also as `python -m offseg_hf`, shows its help without the seconds that transformers takes to
-# load; `model_types` and `variants`, which its work goes through, register the models then. Python sets "-m" while it
-# looks for the module to run. A program of a person's own that is called offseg.py registers them here.
-if Path(sys.argv[0] if sys.argv else "").name.lower() not in ("offseg", "offseg.exe", "-m"):
+def _is_the_command():
+    """Whether the process is `offseg`, or `python -m offseg_hf`, for which Python sets "-m" while it looks for it."""
+    program = Path(sys.argv[0] if sys.argv else "").name.lower()
+    is_module = program == "-m" and any(word.split(".")[0] == __name__ for word in sys.orig_argv)
+    return is_module or program in ("offseg", "offseg.exe")
+
+
+# The command shows its help without the seconds that transformers takes to load; `model_types` and `variants`, which
+# its work goes through, register the models then. A program of a person's own called offseg.py registers them here.
+if not _is_the_command():
     importlib.import_module("offseg_hf.registration")

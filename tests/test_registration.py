@@ -92,3 +92,16 @@ cell("assert isinstance(config, offseg_hf.OffSegConfig)")
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "autoreload of" not in result.stderr, result.stderr  # which says so where a reload failed
+
+
+@pytest.mark.parametrize("program", [["-m", "mine.program"], ["offseg.py"]], ids=" ".join)
+def test_models_are_registered_in_programs_of_a_persons_own(program, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("import offseg_hf\n")
+    check = "import offseg_hf\nfrom transformers import AutoConfig\nprint(AutoConfig.for_model('offseg').model_type)\n"
+    for file in (tmp_path / "mine" / "program.py", tmp_path / "offseg.py"):
+        file.write_text(check)
+    environment = {**os.environ, "PYTHONPATH": str(Path(offseg_hf.__file__).parents[1])}
+    command = [sys.executable, *program]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert result.stdout.split() == ["offseg"]
