@@ -1,5 +1,7 @@
 """The card of a prepared data set: what was found in its files, and nothing else."""
 
+from typing import Any
+
 from huggingface_hub import DatasetCardData
 
 MAX_CLASS_ROWS = 300  # of instance ids there may be thousands
@@ -41,7 +43,7 @@ example = next(iter(data))  # example["image"] and example["mask"] are PIL image
 """
 
 
-def dataset_card(record, repo_id=None):
+def dataset_card(record: dict[str, Any], repo_id: str | None = None) -> str:
     """Writes the card of a prepared data set.
 
     Args:
