@@ -174,10 +174,10 @@ TRAINING_RECORDS = (
 class UnreadRecord:
     """Stands in for every training record of a checkpoint: nothing of theirs is imported, called or kept."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: object):
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -253,7 +253,7 @@ def convert_entries(
             f"`id2label` must name the {num_labels} classes of the checkpoint, got {len(id2label)} names."
         )
     config = _published_config(found, num_labels, id2label)
-    state_dict = {}
+    state_dict: dict[str, torch.Tensor] = {}
     for name, stored in _stored_entries(form, found, num_labels).items():
         tensor = stored.convert(entries[prefix + name]).to(stored.dtype)
         parts = tensor.reshape(len(stored.names), *stored.shape)

@@ -61,7 +61,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_text(path: str | os.PathLike, text: str):
+def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file in UTF-8 that appears whole or not at all.
 
     Args:
@@ -72,7 +72,7 @@ def write_text(path: str | os.PathLike, text: str):
         unfinished.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, content):
+def write_json(path: str | os.PathLike, content: dict | list) -> None:
     """Writes a JSON file that appears whole or not at all.
 
     Args:

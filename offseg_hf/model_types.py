@@ -1,16 +1,22 @@
 """What a segmentation model is, by its configuration: its Auto class, the classes it predicts, what is its head."""
 
+import os
+
 from transformers import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
     AutoConfig,
     AutoModelForSemanticSegmentation,
     AutoModelForUniversalSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
 
 import offseg_hf.registration  # noqa: F401  so that the Auto classes know this package's models
 
 
-def auto_model_class(config):
+def auto_model_class(
+    config: PreTrainedConfig,
+) -> type[AutoModelForSemanticSegmentation | AutoModelForUniversalSegmentation]:
     """The Auto class of a configuration's model.
 
     Args:
@@ -26,7 +32,7 @@ def auto_model_class(config):
     return AutoModelForSemanticSegmentation
 
 
-def predicted_labels(config):
+def predicted_labels(config: PreTrainedConfig) -> dict[int, str]:
     """The names of the ids that a model predicts.
 
     Args:
@@ -40,11 +46,11 @@ def predicted_labels(config):
     return dict(config.id2label)
 
 
-def load_model(model_name_or_path, trust_remote_code=False):
+def load_model(model_name_or_path: str | os.PathLike, trust_remote_code: bool = False) -> PreTrainedModel:
     """The segmentation model of a folder or Hub id, whether it classifies pixels or masks.
 
     Args:
-        model_name_or_path (`str` or `Path`): the folder or Hub id.
+        model_name_or_path (`str` or `os.PathLike`): the folder or Hub id.
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with the weights.
 
     Returns:
@@ -59,7 +65,7 @@ def load_model(model_name_or_path, trust_remote_code=False):
     )
 
 
-def ignore_index(config) -> int:
+def ignore_index(config: PreTrainedConfig) -> int:
     """Label of the pixels that a model's loss leaves out, under the name that its configuration has for it.
 
     Args:
@@ -72,7 +78,7 @@ def ignore_index(config) -> int:
     return next((getattr(config, name) for name in names if hasattr(config, name)), 255)
 
 
-def is_in_head(name):
+def is_in_head(name: str) -> bool:
     """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`.
 
     What training puts around a model or its parts (DistributedDataParallel, FSDP, `torch.compile`, activation

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -116,7 +117,7 @@ VARIANTS = {
 }
 
 
-def variant_config(name: str, **overrides) -> PreTrainedConfig:
+def variant_config(name: str, **overrides: Any) -> PreTrainedConfig:
     """Configuration of a published variant.
 
     Args:

@@ -1,6 +1,7 @@
 """What importing the package does, and which file may import which."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,27 @@ def test_no_modeling_file_imports_another(file):
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_no_file_imports_torchvision_or_timm(file):
     assert not {name.split(".")[0] for name in imported_modules(file)} & {"torchvision", "timm"}
+
+
+def public_functions(scope, prefix=""):
+    """(name, node) of the public functions of a module, and of the methods of its public classes, `__init__` too."""
+    for node in scope.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node, f"{prefix}{node.name}.")
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and re.match(r"[^_]|__\w+__$", node.name):
+            yield prefix + node.name, node
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=str)
+def test_public_functions_say_the_types_of_their_arguments_and_of_what_they_return(file):
+    missing = []  # `*args` and `**kwargs` may be without: what a library's method is called with is the library's
+    for name, node in public_functions(ast.parse(file.read_text())):
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        untyped = [one.arg for one in arguments if one.annotation is None and one.arg not in ("self", "cls")]
+        if node.returns is None and not name.endswith(".__init__"):
+            untyped.append("what it returns")
+        missing += [f"{name}: {one}" for one in untyped]
+    assert not missing, f"{file.relative_to(ROOT)} has no types for {'; '.join(missing)}"
 
 
 def run(code):

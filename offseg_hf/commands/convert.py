@@ -11,7 +11,7 @@ is, and its number of classes, are found in the file.
 from offseg_hf.commands.parser import CommandParser, exit_code
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     parser = CommandParser("convert", __doc__)
     parser.add_argument("--checkpoint", required=True, help="File to convert: .pth or .safetensors.")
     parser.add_argument("--output", required=True, help="Folder to write.")
@@ -21,7 +21,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
 

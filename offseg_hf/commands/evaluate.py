@@ -10,11 +10,12 @@ pixels of each class were taken for, evaluation-SPLIT-worst.png the photos with 
 """
 
 from pathlib import Path
+from typing import Any
 
 from offseg_hf.commands.parser import CommandParser, exit_code
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     parser = CommandParser("evaluate", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument(
@@ -42,7 +43,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.pictures < 0:
@@ -71,7 +72,7 @@ def main(argv=None):
         apply_recipe(parser, argv)
         args = parser.parse_args(argv)
         protocol = {name: getattr(args, name) for name in ("window_size", "stride", "flip", "scales")}
-        settings = {"do_reduce_labels": True} if args.do_reduce_labels else {}
+        settings: dict[str, Any] = {"do_reduce_labels": True} if args.do_reduce_labels else {}
         preset = find_preset(args.dataset)
         if preset and not args.do_reduce_labels:
             settings["do_reduce_labels"] = preset.reduce_labels and not args.label_table

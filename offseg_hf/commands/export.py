@@ -10,7 +10,7 @@ configurations that transformers.js reads.
 from offseg_hf.commands.parser import CommandParser, exit_code
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     parser = CommandParser("export", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument("--output", required=True, help="Folder to write, new or empty.")
@@ -24,7 +24,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
 

@@ -11,7 +11,7 @@ from offseg_hf.commands.parser import exit_code
 COMMANDS = ("quickstart", "train", "evaluate", "predict", "prepare", "convert", "export", "publish", "variants")
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     """The parser of `offseg` itself, whose help lists the sub-commands with the first line of each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {_module(name).__doc__.splitlines()[0]}" for name in COMMANDS]
@@ -27,7 +27,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Runs a sub-command.
 
     Args:

@@ -4,9 +4,10 @@ import argparse
 import contextlib
 import functools
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from types import UnionType
-from typing import get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -18,7 +19,7 @@ class CommandParser(argparse.ArgumentParser):
         usage (`str`, *optional*): the line of usage; that of the required arguments if left out.
     """
 
-    def __init__(self, name, description, usage=None):
+    def __init__(self, name: str, description: str | None, usage: str | None = None):
         super().__init__(
             prog=f"offseg {name}",
             usage=usage,
@@ -26,7 +27,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """Ends the command with exit code 2."""
         required = [action for action in self._actions if action.required and action.option_strings]
         words = [f"{action.option_strings[0]} {action.dest.upper()}" for action in required]
@@ -34,7 +35,7 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"usage: {usage} … (--help lists all)\n{self.prog}: error: {' '.join(message.split())}\n")
 
     @contextlib.contextmanager
-    def mistakes(self, *more):
+    def mistakes(self, *more: type[Exception]) -> Iterator[None]:
         """What wrong arguments raise inside, whoever raises it, ends the command with that sentence and exit code 2.
 
         Args:
@@ -52,7 +53,7 @@ class CommandParser(argparse.ArgumentParser):
             self.error(str(error) or type(error).__name__)
 
 
-def exit_code(main):
+def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:
     """Makes a command's `main` return its exit code, whichever way it ends.
 
     Args:
@@ -64,11 +65,11 @@ def exit_code(main):
     """
 
     @functools.wraps(main)
-    def command(argv=None):
+    def command(argv: list[str] | None = None) -> int:
         try:
             return main(argv) or 0
         except SystemExit as end:  # argparse's, after its help or a mistake
-            return end.code or 0
+            return int(end.code or 0)
         except KeyboardInterrupt:
             print("\nstopped by Ctrl-C", file=sys.stderr)
             return 130
@@ -76,7 +77,7 @@ def exit_code(main):
     return command
 
 
-def add_fields(parser, heading, dataclass):
+def add_fields(parser: argparse.ArgumentParser, heading: str, dataclass: type) -> None:
     """Adds a group of arguments, one for each field of a dataclass, as `transformers.HfArgumentParser` would.
 
     Args:
@@ -86,7 +87,7 @@ def add_fields(parser, heading, dataclass):
     """
     group = parser.add_argument_group(heading)
     for field in fields(dataclass):
-        kind = field.type
+        kind: Any = field.type
         if isinstance(kind, UnionType):  # of `None | str | list[str]` the parser takes str
             kind = next(each for each in get_args(kind) if each is not type(None))
         if is_list := get_origin(kind) is list:

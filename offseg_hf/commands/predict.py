@@ -10,12 +10,17 @@ segmented, and the exit code is 1.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offseg_hf.commands.parser import CommandParser, exit_code
 
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
 
-def build_parser():
+
+def build_parser() -> CommandParser:
     parser = CommandParser("predict", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument("--input", required=True, help="Photo, or folder of photos (sub-folders are left out).")
@@ -28,7 +33,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
 
@@ -69,7 +74,7 @@ def main(argv=None):
     return 1 if num_failed else 0
 
 
-def load(model_name_or_path, device):
+def load(model_name_or_path: str, device: str | None) -> "tuple[PreTrainedModel, BaseImageProcessor]":
     """The model, on its device, and its image processor."""
     import torch
     from safetensors import SafetensorError
@@ -93,11 +98,12 @@ def load(model_name_or_path, device):
         ) from error
 
 
-def plan_outputs(photos, folder, overwrite):
+def plan_outputs(photos: Sequence[Path], folder: Path, overwrite: bool) -> dict[Path, tuple[Path, Path]]:
     """The label map's and the overlay's path for each photo, once it is sure that nothing is lost by writing them."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"`--output` must be a folder, and {folder} is a file: name another one.")
-    targets, stems = {}, {}
+    targets: dict[Path, tuple[Path, Path]] = {}
+    stems: dict[str, str] = {}
     for photo in photos:
         if photo.stem.lower() in stems:
             raise FileExistsError(

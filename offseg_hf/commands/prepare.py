@@ -15,7 +15,7 @@ from pathlib import Path
 from offseg_hf.commands.parser import CommandParser, exit_code
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     parser = CommandParser("prepare", __doc__)
     parser.add_argument("--dataset", required=True, help="Folder of photos and masks, or a name such as ade20k.")
     parser.add_argument("--data_dir", help="Folder of the official download of a data set that is given by its name.")
@@ -44,7 +44,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.label_table and not args.labels:
@@ -67,7 +67,9 @@ def main(argv=None):
             data_dir=args.data_dir,
             id2label=id2label,
             reduce_labels=args.do_reduce_labels,
-            label_table=read_label_table(args.label_table, id2label) if args.label_table else None,
+            label_table=read_label_table(args.label_table, id2label)
+            if args.label_table and id2label is not None
+            else None,
             name=args.name,
             license=args.license,
             repo_id=args.push_to_hub,

@@ -8,11 +8,13 @@ shows the files and the card and sends nothing. The token is that of HF_TOKEN or
 """
 
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 from offseg_hf.commands.parser import CommandParser, exit_code
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     parser = CommandParser("publish", __doc__)
     parser.add_argument("--model", required=True, help="Folder of the model and its image processor.")
     parser.add_argument("--repo", required=True, help="Repository, NAMESPACE/NAME; made if it does not exist.")
@@ -25,7 +27,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
 
@@ -42,7 +44,7 @@ def main(argv=None):
     print(f"published: {url}" if is_new else f"nothing has changed since {url}")
 
 
-def show(files, repo_id):
+def show(files: Sequence[Path], repo_id: str) -> None:
     """Prints the names and sizes of files, and the card."""
     print(f"would be sent to {repo_id}, in one commit:")
     for file in files:

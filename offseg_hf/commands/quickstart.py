@@ -15,7 +15,7 @@ from pathlib import Path
 from offseg_hf.commands.parser import CommandParser, exit_code
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     parser = CommandParser("quickstart", __doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="New or empty folder.")
     parser.add_argument("--max_steps", type=int, default=550, help="Training steps.")
@@ -25,7 +25,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
@@ -54,17 +54,17 @@ def main(argv=None):
     print(f"look at {args.output / 'pictures.png'}")
 
 
-def run(*words):
+def run(*words: object) -> None:
     """Runs another command in this process, shown as a person would type it; ends this one where it fails."""
     from offseg_hf.commands.main import main as offseg
 
-    words = [str(word) for word in words]
-    print("\n$", shlex.join(["offseg", *words]), flush=True)
-    if code := offseg(words):
+    arguments = [str(word) for word in words]
+    print("\n$", shlex.join(["offseg", *arguments]), flush=True)
+    if code := offseg(arguments):
         raise SystemExit(code)
 
 
-def write_pictures(model_folder, data, target, num_rows=6):
+def write_pictures(model_folder: Path, data: Path, target: Path, num_rows: int = 6) -> None:
     """A sheet of held-out scenes, each beside its truth and its prediction."""
     from transformers import AutoImageProcessor
 

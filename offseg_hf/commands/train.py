@@ -10,15 +10,19 @@ All other arguments of transformers.TrainingArguments are taken too; --help_all 
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 from offseg_hf.commands.parser import CommandParser, add_fields, exit_code
 from offseg_hf.commands.trainer_options import TrainerOptions
 from offseg_hf.training import options
 
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
 USAGE = "offseg train --variant NAME --dataset DATA --labels NAMES --output_dir FOLDER"
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     """The parser whose help is shown. Arguments are read by `full_parser`, which takes seconds to load."""
     parser = CommandParser("train", __doc__, usage=USAGE)
     add_fields(parser, "model", options.ModelArguments)
@@ -29,7 +33,7 @@ def build_parser():
     return parser
 
 
-def full_parser():
+def full_parser() -> "HfArgumentParser":
     """The parser that reads the arguments into dataclasses."""
     from transformers import HfArgumentParser
 
@@ -42,13 +46,15 @@ def full_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     parser = build_parser()
     if {"-h", "--help"} & {*words}:
-        return parser.print_help()
+        parser.print_help()
+        return 0
     if "--help_all" in words:
-        return full_parser().print_help()
+        full_parser().print_help()
+        return 0
 
     import dataclasses
 
@@ -88,7 +94,7 @@ def main(argv=None):
     if model_args.lora_rank is not None:
         merge_lora(trainer)
     trainer.save_model()
-    metrics = {}
+    metrics: dict[str, float] = {}
     if trainer.eval_dataset is not None:
         was_merged = model_args.lora_rank is not None  # which rounds
         metrics = (None if was_merged else trainer.last_evaluation()) or trainer.evaluate()
@@ -112,9 +118,9 @@ def main(argv=None):
     return 0
 
 
-def raised_in_package(error):
+def raised_in_package(error: BaseException) -> bool:
     """Whether an error was raised by this package itself, whose errors say in a sentence what to do."""
     trace = error.__traceback__
-    while trace.tb_next is not None:
+    while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace.tb_frame.f_globals.get("__name__", "").startswith("offseg_hf.")
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("offseg_hf.")

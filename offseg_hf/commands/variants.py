@@ -34,7 +34,7 @@ products.
 """
 
 
-def build_parser():
+def build_parser() -> CommandParser:
     parser = CommandParser("variants", __doc__)
     parser.add_argument("variants", nargs="*", help="Variants to list; all by default.")
     parser.add_argument("--output", type=Path, help="Markdown file to write too, with an explanation.")
@@ -43,7 +43,7 @@ def build_parser():
 
 
 @exit_code
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.output is not None and args.output.exists() and not args.overwrite:
@@ -61,7 +61,7 @@ def main(argv=None):
         write_text(args.output, f"# Variants\n\n{table}\n\n{EXPLANATION}")
 
 
-def table_row(name):
+def table_row(name: str) -> tuple:
     """The cells of one variant's row."""
     from offseg_hf.complexity import count_multiply_adds, count_parameters
     from offseg_hf.variants import VARIANTS, variant_config

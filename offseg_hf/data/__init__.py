@@ -4,6 +4,7 @@ Each name is loaded when it is first asked for, so that what needs no data sets 
 """
 
 import importlib
+from typing import Any
 
 # Public name → the module that has it.
 _MODULES = {
@@ -25,7 +26,7 @@ _MODULES = {
 __all__ = list(_MODULES)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Loads a public name when it is first asked for."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -34,5 +35,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

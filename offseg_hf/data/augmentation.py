@@ -32,7 +32,9 @@ class TrainTransform(AugmentationSettings):
 
     ignore_index: int = IGNORE_INDEX
 
-    def __call__(self, image, mask, generator=None):
+    def __call__(
+        self, image: Image.Image, mask: np.ndarray, generator: torch.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """One random view of a photo and its labels.
 
         Args:

@@ -42,7 +42,7 @@ class AugmentationSettings:
     saturation: tuple = (0.5, 1.5)
     hue: float = 18.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("crop_size", "resize"):
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:

@@ -1,14 +1,27 @@
 """How often each class occurs in the masks of a data set, and the weights in the loss that make up for it."""
 
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
+if TYPE_CHECKING:
+    import datasets
 
-def estimate_class_weights(data, num_labels, *, label_table=None, max_examples=None, show_progress=True):
+    from offseg_hf.data.labels import LabelTable
+
+
+def estimate_class_weights(
+    data: "datasets.Dataset | datasets.IterableDataset",
+    num_labels: int,
+    *,
+    label_table: "LabelTable | None" = None,
+    max_examples: int | None = None,
+    show_progress: bool = True,
+) -> list[float]:
     """Weights of the classes by ENet's rule, 1 / ln(1.02 + p) of a class' share p of the labelled pixels.
 
     They lie between 1.4 and 50.5, which a class that does not occur has (Paszke et al., arXiv 1606.02147).
@@ -27,7 +40,7 @@ def estimate_class_weights(data, num_labels, *, label_table=None, max_examples=N
     Raises:
         ValueError: where a label is no class, or no pixel is labelled.
     """
-    counts = np.zeros(max(num_labels, 2), np.int64)
+    counts: np.ndarray = np.zeros(max(num_labels, 2), np.int64)
     examples = tqdm(islice(data, max_examples), "class weights", max_examples, unit="mask", disable=not show_progress)
     for position, example in enumerate(examples):
         name = f"mask of example {position}"

@@ -1,13 +1,17 @@
 """Undecoded examples → tensors: augmented crops for training, whole photos and their own labels for evaluation."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from offseg_hf.models.image_processing_offseg import open_image, read_image, read_mask
+from offseg_hf.data.augmentation import TrainTransform
+from offseg_hf.data.labels import LabelTable
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor, open_image, read_image, read_mask
 
 
 class PrepareExample:
@@ -27,7 +31,12 @@ class PrepareExample:
         ValueError: the image processor would reduce labels, and there is no table that says so.
     """
 
-    def __init__(self, image_processor, transform=None, label_table=None):
+    def __init__(
+        self,
+        image_processor: OffSegImageProcessor,
+        transform: TrainTransform | None = None,
+        label_table: LabelTable | None = None,
+    ):
         if label_table is None and image_processor.do_reduce_labels:
             raise ValueError(
                 "`label_table` must be given with an image processor whose `do_reduce_labels` is True, got None; pass "
@@ -37,7 +46,7 @@ class PrepareExample:
         self.transform = transform
         self.label_table = label_table
 
-    def __call__(self, example, name="example"):
+    def __call__(self, example: Mapping[str, Any], name: str = "example") -> dict[str, torch.Tensor]:
         """One example for the model.
 
         Args:
@@ -86,26 +95,28 @@ class TrainingExamples(torch.utils.data.Dataset):
         seed (`int`): not negative; seed of the augmentation.
     """
 
-    def __init__(self, data, prepare, *, seed=0):
+    def __init__(self, data: datasets.Dataset, prepare: PrepareExample, *, seed: int = 0):
         self.data = data
         self.prepare = prepare
         self.seed = seed
         self.epoch = torch.tensor(0).share_memory_()  # workers that outlive a pass hold a copy of all else
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Sets the number of the pass, from 0."""
         self.epoch.fill_(epoch)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         entropy = np.random.SeedSequence((self.seed, self.epoch.item(), index))
         example = {**self.data[index], "augmentation_seed": int(entropy.generate_state(1)[0])}
         return self.prepare(example, f"example {index}")
 
 
-def evaluation_examples(data, prepare):
+def evaluation_examples(
+    data: datasets.Dataset | datasets.IterableDataset, prepare: PrepareExample
+) -> datasets.Dataset | datasets.IterableDataset:
     """The examples of a data set or stream, prepared when they are read.
 
     Args:
@@ -130,7 +141,7 @@ def _prepare_columns(prepare, columns):
     return {name: [example[name] for example in examples] for name in examples[0]}
 
 
-def stack_examples(examples):
+def stack_examples(examples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """A batch of prepared examples, for `Trainer(data_collator=…)`.
 
     Args:

@@ -4,13 +4,19 @@ A data set's table is decided once, by [`find_label_table`]; whoever reads masks
 """
 
 import json
+from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from offseg_hf.data.presets import DatasetPreset, LabelEncoding, find_preset
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
+
+if TYPE_CHECKING:
+    import datasets
+    import torch
 
 NUM_FIRST_MASKS = 16  # that are checked before a data set is used
 MAX_FIRST_MASKS = 200  # that are read while it is not clear what their ids mean
@@ -71,7 +77,8 @@ def read_label_table(path: str, id2label: dict[int, str]) -> dict[int, int]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`label_table` must be a JSON file of stored id → class, and {path} is not there.")
     table = json.loads(Path(path).read_text(encoding="utf-8"))
-    known = {label_id: label_id for label_id in (*id2label, IGNORE_INDEX)} | {None: IGNORE_INDEX}
+    known: dict[int | str | None, int] = {label_id: label_id for label_id in (*id2label, IGNORE_INDEX)}
+    known[None] = IGNORE_INDEX
     known |= {name: label_id for label_id, name in id2label.items()}
     if len(id2label) == 1:  # the single class is 1, and 0 is the background
         known |= {1: 1, id2label[0]: 1}
@@ -150,7 +157,7 @@ class LabelTable:
         """
         beyond = len(self._table) - 2
         inside = ids if ids.dtype == np.uint8 else np.where((ids >= -1) & (ids < beyond), ids, beyond).astype(np.int64)
-        class_ids = np.take(self._table, inside, mode="wrap")  # faster than to index, and −1 is the last
+        class_ids: np.ndarray = np.take(self._table, inside, mode="wrap")  # faster than to index, and −1 is the last
         if (class_ids == self._unknown).any():
             unknown = np.unique(ids[class_ids == self._unknown])[:5].tolist()
             raise ValueError(
@@ -163,7 +170,13 @@ class LabelTable:
 # Which table
 
 
-def audited_label_table(data, dataset, num_labels, do_reduce_labels=False, label_table=None):
+def audited_label_table(
+    data: "datasets.Dataset | datasets.IterableDataset",
+    dataset: str | list[str],
+    num_labels: int,
+    do_reduce_labels: bool = False,
+    label_table: dict[int, int] | None = None,
+) -> LabelTable | None:
     """What makes class ids of a data set's stored ones, see [`find_label_table`], after a look at its first masks.
 
     Args:
@@ -203,7 +216,14 @@ def audited_label_table(data, dataset, num_labels, do_reduce_labels=False, label
     return table
 
 
-def find_label_table(masks, num_labels, *, preset=None, do_reduce_labels=False, label_table=None):
+def find_label_table(
+    masks: Iterable[tuple[np.ndarray, str]],
+    num_labels: int,
+    *,
+    preset: DatasetPreset | None = None,
+    do_reduce_labels: bool = False,
+    label_table: dict[int, int] | None = None,
+) -> LabelTable | None:
     """What makes class ids of stored ones: the table given, else a preset's, else the reduction of labels or nothing.
 
     Args:
@@ -234,7 +254,7 @@ def find_label_table(masks, num_labels, *, preset=None, do_reduce_labels=False, 
                 f"`label_table` must map to the ids of {num_labels} classes, or to {IGNORE_INDEX}, got "
                 f"{sorted(classes)[-5:]}; correct it, or `num_labels`."
             )
-        table = LabelTable(label_table)
+        table: LabelTable | None = LabelTable(label_table)
     elif preset is not None:
         _check_fits_preset(preset, num_labels, do_reduce_labels)
         encoding = find_label_encoding(masks, preset)
@@ -270,7 +290,12 @@ def _check_fits_preset(preset, num_labels, do_reduce_labels):
 # Checks
 
 
-def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=False):
+def audit_labels(
+    masks: "Iterable[np.ndarray | torch.Tensor]",
+    num_labels: int,
+    ignore_index: int = IGNORE_INDEX,
+    reduce_labels: bool = False,
+) -> None:
     """Checks that the ids of some masks are class ids, and says what to do if they are not.
 
     Only what cannot be right is an error: whether an id stands for the class one thinks of cannot be known here.
@@ -321,7 +346,9 @@ def audit_labels(masks, num_labels, ignore_index=IGNORE_INDEX, reduce_labels=Fal
         )
 
 
-def find_label_encoding(examples, preset: DatasetPreset, num_examples: int = NUM_FIRST_MASKS) -> LabelEncoding:
+def find_label_encoding(
+    examples: Iterable[tuple[np.ndarray, str]], preset: DatasetPreset, num_examples: int = NUM_FIRST_MASKS
+) -> LabelEncoding:
     """Finds which of the encodings that a known data set's files may have some masks are in.
 
     Args:
@@ -336,7 +363,8 @@ def find_label_encoding(examples, preset: DatasetPreset, num_examples: int = NUM
     Raises:
         ValueError: the ids fit none of the encodings, or several.
     """
-    seen, paths = set(), []
+    seen: set[int] = set()
+    paths: list[str] = []
     for ids, path in examples:
         seen |= set(ids.tolist())
         paths.append(path)

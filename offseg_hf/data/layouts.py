@@ -4,8 +4,12 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offseg_hf.data.naming import IMAGE_NAMES, MASK_NAMES, choose_columns, choose_split
+
+if TYPE_CHECKING:
+    from offseg_hf.data.presets import DatasetPreset
 
 # Of the files that are taken from a folder.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -35,11 +39,11 @@ class OfficialLayout:
     names: str | None = None
     roots: tuple = ("",)
 
-    def __str__(self):
+    def __str__(self) -> str:
         masks = " or ".join(f"{self.masks}/*{ending}" for ending in self.mask_endings)
         return f"{self.images}/*{self.image_ending} and {masks}" + (f" and {self.names}" if self.names else "")
 
-    def find(self, folder):
+    def find(self, folder: str | Path) -> dict[str, Path]:
         """The splits that a folder has in this layout.
 
         Args:
@@ -59,7 +63,7 @@ class OfficialLayout:
                 return found
         return {}
 
-    def pairs(self, root, split):
+    def pairs(self, root: Path, split: str) -> list[tuple[Path, Path]]:
         """The photos and masks of a split.
 
         Args:
@@ -101,7 +105,13 @@ def _files_by_name(folder, endings):
     return files
 
 
-def find_pairs(folder, split, preset=None, image_column=None, mask_column=None):
+def find_pairs(
+    folder: Path,
+    split: str,
+    preset: "DatasetPreset | None" = None,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+) -> list[tuple[Path, Path]]:
     """The photos and masks of a split of a folder of image files.
 
     Args:
@@ -124,10 +134,10 @@ def find_pairs(folder, split, preset=None, image_column=None, mask_column=None):
     tables = {file.parent: file for file in (folder / "metadata.jsonl", *folder.glob("*/metadata.jsonl"))}
     tables = {parent: file for parent, file in tables.items() if file.exists()}
     if tables:
-        by_split = {"train" if parent == folder else parent.name: file for parent, file in tables.items()}
-        return _pairs_of_metadata(choose_split(by_split, split, folder), image_column, mask_column)
+        table_by_split = {"train" if parent == folder else parent.name: file for parent, file in tables.items()}
+        return _pairs_of_metadata(choose_split(table_by_split, split, folder), image_column, mask_column)
 
-    by_split = {}
+    by_split: dict[str, tuple[Path, Path]] = {}
     for name, photos, masks in _folders_of_splits(folder):
         if name in by_split:
             raise ValueError(

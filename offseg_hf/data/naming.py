@@ -1,5 +1,11 @@
 """Names of splits and columns, in all the spellings that data sets have for them."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
 SPLIT_SPELLINGS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid"),
@@ -12,7 +18,7 @@ MASK_NAMES = (
 )
 
 
-def canonical_split(name):
+def canonical_split(name: str) -> str:
     """`train`, `validation` or `test` for any of their spellings; another name as it is."""
     for canonical, spellings in SPLIT_SPELLINGS.items():
         if name.lower() in spellings:
@@ -20,7 +26,7 @@ def canonical_split(name):
     return name
 
 
-def choose_split(by_split, split, dataset):
+def choose_split(by_split: Mapping[str, Value], split: str, dataset: str | Path) -> Value:
     """The value of a split in a dictionary, under whichever spelling it is there; `dataset` is what errors name."""
     if split in by_split:
         return by_split[split]
@@ -31,7 +37,9 @@ def choose_split(by_split, split, dataset):
     return same[0]
 
 
-def choose_columns(candidates, columns, image_column, mask_column):
+def choose_columns(
+    candidates: Sequence[str], columns: Sequence[str], image_column: str | None, mask_column: str | None
+) -> tuple[str, str]:
     """The names of the photos' and of the masks' column.
 
     Args:

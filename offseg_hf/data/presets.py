@@ -26,7 +26,7 @@ class LabelEncoding:
     tolerated: dict = field(default_factory=dict)
     file_ending: str | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         ids = sorted(self.class_ids)
         runs = [[ids[0], ids[0]]]
         for stored in ids[1:]:
@@ -84,12 +84,12 @@ class DatasetPreset:
     hub: HubSource | None = None
 
     @property
-    def id2label(self):
+    def id2label(self) -> dict[int, str]:
         """`dict[int, str]`: class names by class id."""
         return dict(enumerate(self.class_names))
 
 
-def find_preset(dataset):
+def find_preset(dataset: str | list[str]) -> DatasetPreset | None:
     """The preset that a data set's name means.
 
     Args:

@@ -15,7 +15,15 @@ ROWS_PER_READ = 100  # of a Parquet file; by default as many as in its first row
 MAX_FILE_SHARDS = 64  # of a streamed folder of image files: enough to shuffle and to feed many workers
 
 
-def load_segmentation_dataset(dataset, split, *, streaming=False, image_column=None, mask_column=None, data_dir=None):
+def load_segmentation_dataset(
+    dataset: str | list[str],
+    split: str,
+    *,
+    streaming: bool = False,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    data_dir: str | None = None,
+) -> datasets.Dataset | datasets.IterableDataset:
     """A split of a segmentation data set as two columns of files, decoded by whoever reads them.
 
     Args:
@@ -179,7 +187,7 @@ def _split_in_name(parts, split):
 # The Hub
 
 
-def is_hub_id(source):
+def is_hub_id(source: str) -> bool:
     """Whether a source can only be meant as `name` or `owner/name` on the Hub."""
     path = Path(source).expanduser()
     if path.exists() or source.endswith(".parquet") or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):

@@ -1,26 +1,30 @@
 """From a data set's name to examples of a split to train or to evaluate on, its first masks checked."""
 
+import datasets
+
+from offseg_hf.data.augmentation import TrainTransform
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples
 from offseg_hf.data.labels import audited_label_table
 from offseg_hf.data.sources import load_segmentation_dataset
 from offseg_hf.data.streaming import EndlessStream
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 
 
 def training_dataset(
-    dataset,
-    split,
+    dataset: str | list[str],
+    split: str,
     *,
-    image_processor,
-    transform,
-    num_labels,
-    streaming=False,
-    image_column=None,
-    mask_column=None,
-    data_dir=None,
-    label_table=None,
-    seed=0,
-    shuffle_buffer_size=500,
-):
+    image_processor: OffSegImageProcessor,
+    transform: TrainTransform,
+    num_labels: int,
+    streaming: bool = False,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    data_dir: str | None = None,
+    label_table: dict[int, int] | None = None,
+    seed: int = 0,
+    shuffle_buffer_size: int = 500,
+) -> TrainingExamples | EndlessStream:
     """A split to train on: augmented crops, of audited labels, streamed ones endless and shuffled anew in every pass.
 
     Args:
@@ -51,17 +55,17 @@ def training_dataset(
 
 
 def evaluation_dataset(
-    dataset,
-    split,
+    dataset: str | list[str],
+    split: str,
     *,
-    image_processor,
-    num_labels,
-    streaming=False,
-    image_column=None,
-    mask_column=None,
-    data_dir=None,
-    label_table=None,
-):
+    image_processor: OffSegImageProcessor,
+    num_labels: int,
+    streaming: bool = False,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    data_dir: str | None = None,
+    label_table: dict[int, int] | None = None,
+) -> datasets.Dataset | datasets.IterableDataset:
     """A split to evaluate on: whole photos, with labels at their own resolution.
 
     Args:

@@ -5,11 +5,15 @@ shuffles its examples in blocks, as many as it holds in memory. The order depend
 of the pass and the number of readers, so five numbers say where a reader is.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class Position(NamedTuple):
@@ -20,14 +24,14 @@ class Position(NamedTuple):
         number (`int`): which pass, from 0.
         part (`int`): in which of the reader's shards of this pass the block of shuffled examples begins, from 0.
         row (`int`): with which row of that shard the block begins, from 0.
-        index (`int`): how many examples of the block have been read.
+        num_read (`int`): how many examples of the block have been read.
     """
 
     reader: int
     number: int = 0
     part: int = 0
     row: int = 0
-    index: int = 0
+    num_read: int = 0
 
 
 class EndlessStream(torch.utils.data.IterableDataset):
@@ -49,24 +53,31 @@ class EndlessStream(torch.utils.data.IterableDataset):
         ValueError: while iterating, where the data holds no example.
     """
 
-    def __init__(self, stream, prepare=None, *, seed=0, buffer_size=500):
+    def __init__(
+        self,
+        stream: "datasets.IterableDataset",
+        prepare: Callable[[dict[str, Any], str], dict[str, Any]] | None = None,
+        *,
+        seed: int = 0,
+        buffer_size: int = 500,
+    ):
         self.stream = stream
         self.prepare = prepare
         self.seed = seed
         self.buffer_size = buffer_size
 
     @property
-    def n_shards(self):
+    def n_shards(self) -> int:
         """Number of shards as stored."""
         return self.stream.n_shards
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
         reader, num_readers = (worker.id, worker.num_workers) if worker else (0, 1)
         for _, example in self.read(Position(reader), num_readers):
             yield example
 
-    def read(self, position, num_readers):
+    def read(self, position: Position, num_readers: int) -> Iterator[tuple[Position, dict[str, Any]]]:
         """The examples of one of several readers, from a position on.
 
         Args:
@@ -82,10 +93,10 @@ class EndlessStream(torch.utils.data.IterableDataset):
             rows = self._rows(stream, parts, position)
             is_empty = position[2:] == (0, 0, 0)
             while block := self._block(rows):
-                start = position._replace(part=block[0][0], row=block[0][1], index=0)
+                start = position._replace(part=block[0][0], row=block[0][1], num_read=0)
                 order = np.random.default_rng((self.seed, *start[:4])).permutation(len(block))
-                for index in range(position.index, len(block)):
-                    yield start._replace(index=index + 1), self._prepared(block[order[index]], parts, start.number)
+                for index in range(position.num_read, len(block)):
+                    yield start._replace(num_read=index + 1), self._prepared(block[order[index]], parts, start.number)
                 position, is_empty = start, False
             # A pass may have nothing for one of the readers: empty files, or fewer examples than readers.
             if is_empty and next(_examples(self.stream), None) is None:
@@ -148,7 +159,17 @@ class StreamLoader(torch.utils.data.DataLoader):
         **options: passed on to `torch.utils.data.DataLoader`.
     """
 
-    def __init__(self, stream, *, batch_size, collate_fn, num_workers=0, process_index=0, num_processes=1, **options):
+    def __init__(
+        self,
+        stream: EndlessStream,
+        *,
+        batch_size: int,
+        collate_fn: Callable[[list[dict[str, Any]]], Any],
+        num_workers: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        **options: Any,
+    ):
         readers_here = max(num_workers, 1)
         self.num_readers = readers_here * num_processes
         # Where each worker is, in the order in which their next batches come.
@@ -162,13 +183,13 @@ class StreamLoader(torch.utils.data.DataLoader):
             **options,
         )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         for position, batch in super().__iter__():
             self.positions.append(Position(*position))
             del self.positions[0]
             yield batch
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Where the workers are after the last batch that was taken, as `dict` of numbers and lists, for JSON."""
         stream = self.dataset.stream
         return {
@@ -179,7 +200,7 @@ class StreamLoader(torch.utils.data.DataLoader):
             "buffer_size": stream.buffer_size,
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on exactly where another loader was.
 
         Args:
@@ -207,7 +228,7 @@ class StreamLoader(torch.utils.data.DataLoader):
             )
         self.positions[:] = positions
 
-    def begin_next_pass(self, state):
+    def begin_next_pass(self, state: dict[str, Any]) -> None:
         """Begins the pass after the one in which another loader was, whatever the numbers of processes and workers.
 
         Args:

@@ -3,6 +3,8 @@
 `evaluate` copies this file and reads its imports line by line; it needs the package, and its extra `evaluate`.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -38,7 +40,7 @@ class SemanticSegmentation(evaluate.Metric):
         **kwargs: passed on to `evaluate.Metric`.
     """
 
-    def __init__(self, num_labels: int, ignore_index: int = 255, **kwargs):
+    def __init__(self, num_labels: int, ignore_index: int = 255, **kwargs: Any):
         super().__init__(**kwargs)
         metric = offseg_hf.evaluation.metric.SemanticSegmentationMetric(num_labels, ignore_index)
         self.add, self.add_batch, self.compute, self.reset = metric.add, metric.add_batch, metric.compute, metric.reset

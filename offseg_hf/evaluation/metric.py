@@ -1,11 +1,12 @@
 """Mean IoU and its relatives from one exact confusion matrix."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-Maps = torch.Tensor | np.ndarray | Sequence  # class ids: one array of them, or a list of maps
+Maps: TypeAlias = torch.Tensor | np.ndarray | Sequence  # class ids: one array of them, or a list of maps
 
 PADDING_INDEX = -100  # what `accelerate` pads labels with when it gathers batches of several processes
 
@@ -33,12 +34,12 @@ class SemanticSegmentationMetric:
         self.ignore_index = ignore_index
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forgets all that was added."""
         # (K, K + 1): labelled pixels by label and prediction; the last column is for predictions that are no class id
         self.confusion_matrix = torch.zeros(self.num_classes, self.num_classes + 1, dtype=torch.int64)
 
-    def add(self, *, prediction: Maps, reference: Maps):
+    def add(self, *, prediction: Maps, reference: Maps) -> None:
         """Counts one map.
 
         Args:
@@ -47,7 +48,7 @@ class SemanticSegmentationMetric:
         """
         self.add_batch(predictions=[prediction], references=[reference])
 
-    def add_batch(self, *, predictions: Maps, references: Maps):
+    def add_batch(self, *, predictions: Maps, references: Maps) -> None:
         """Counts a batch of maps.
 
         Args:

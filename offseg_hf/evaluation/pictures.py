@@ -39,7 +39,7 @@ def error_pictures(
     return photo, truth, predicted, mark_errors(photo, (predicted != truth) & (truth != IGNORE_INDEX))
 
 
-def save_pictures(evaluation: Evaluation, id2label: dict[int, str], confusion: Path, worst: Path):
+def save_pictures(evaluation: Evaluation, id2label: dict[int, str], confusion: Path, worst: Path) -> None:
     """Saves what a measurement looks like; each file appears whole or not at all.
 
     Args:

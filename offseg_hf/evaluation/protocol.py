@@ -75,7 +75,8 @@ def evaluate_model(
     if label_table is None and image_processor.do_reduce_labels:
         label_table = LabelTable.reduced(len(id2label))
     metric = SemanticSegmentationMetric(len(id2label), ignore_index=ignore_index(model.config))
-    total, num_examples, worst = torch.zeros_like(metric.confusion_matrix), 0, []
+    total, num_examples = torch.zeros_like(metric.confusion_matrix), 0
+    worst: list[tuple[float, str, tuple]] = []  # mean IoU, caption, pictures
     share = _share(data, state.process_index, state.num_processes)
     examples = _prepared(
         share, [PrepareExample(one, label_table=label_table) for one in _at_scales(image_processor, scales)]

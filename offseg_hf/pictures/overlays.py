@@ -139,20 +139,21 @@ def picture_sheet(
     if captions is not None and len(captions) != len(rows):
         raise ValueError(f"`captions` must be one for each of the {len(rows)} rows, got {len(captions)}.")
     gap, found = 8, set()
-    font = ImageFont.load_default(size=max(12, cell_width // 20))
-    top = font.size + 2 * gap
-    caption_height = font.size + gap if captions else 0
+    font_size = max(12, cell_width // 20)
+    font = ImageFont.load_default(size=font_size)
+    top = font_size + 2 * gap
+    caption_height = font_size + gap if captions else 0
     strips = []
     for row in rows:
         cells = []
         for cell in row:
-            is_photo = isinstance(cell, Image.Image)
-            if not is_photo:
-                label_map, cell = cell, colorize(cell, palette)
-                found.update(np.flatnonzero(np.bincount(label_map.ravel())).tolist())
-            size = (cell_width, max(1, round(cell.height * cell_width / cell.width)))
-            resampling = Image.Resampling.BICUBIC if is_photo else Image.Resampling.NEAREST
-            cells.append(cell.convert("RGB").resize(size, resampling))
+            if isinstance(cell, Image.Image):
+                picture, resampling = cell, Image.Resampling.BICUBIC
+            else:
+                picture, resampling = colorize(cell, palette), Image.Resampling.NEAREST
+                found.update(np.flatnonzero(np.bincount(cell.ravel())).tolist())
+            size = (cell_width, max(1, round(picture.height * cell_width / picture.width)))
+            cells.append(picture.convert("RGB").resize(size, resampling))
         strips.append(cells)
 
     heights = [max(cell.height for cell in cells) for cells in strips]
@@ -164,7 +165,7 @@ def picture_sheet(
         draw.text((centre, top / 2), header, fill="black", font=font, anchor="mm")
     for index, (cells, height) in enumerate(zip(strips, heights)):
         if captions:
-            draw.text((gap, top + font.size / 2), _plain(captions[index]), fill="black", font=font, anchor="lm")
+            draw.text((gap, top + font_size / 2), _plain(captions[index]), fill="black", font=font, anchor="lm")
             top += caption_height
         for column, cell in enumerate(cells):
             sheet.paste(cell, (gap + column * (cell_width + gap), top))
@@ -173,7 +174,7 @@ def picture_sheet(
         return sheet
     colours = _colour_table(palette)
     entries = [(colours[index], _class_name(index, id2label, palette)) for index in sorted(found)]
-    return _with_legend(sheet, entries, font.size)
+    return _with_legend(sheet, entries, font_size)
 
 
 def _colour_table(palette):

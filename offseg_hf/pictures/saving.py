@@ -1,13 +1,14 @@
 """Pictures whose files appear whole or not at all."""
 
 import os
+from typing import Any
 
 from PIL import Image
 
 from offseg_hf.files import whole_file
 
 
-def save_picture(picture: Image.Image, path: str | os.PathLike, **options):
+def save_picture(picture: Image.Image, path: str | os.PathLike, **options: Any) -> None:
     """Saves a picture so that its file appears whole or not at all.
 
     Args:

@@ -41,9 +41,9 @@ def predict_label_map(
     Raises:
         FileNotFoundError, ValueError: if the photo is missing, or no image, or the windows leave gaps.
     """
-    image = read_image(image)
-    size = (image.height, image.width)
-    inputs = image_processor(images=image, return_tensors="pt")
+    photo = read_image(image)
+    size = (photo.height, photo.width)
+    inputs = image_processor(images=photo, return_tensors="pt")
     if window_size is not None or stride is not None:
         label_map = label_maps_in_bands(model, [inputs["pixel_values"]], size, window_size, stride)[0]
     else:

@@ -38,10 +38,10 @@ def sliding_window_logits(
     Raises:
         ValueError: where a number is below 1, or the windows would leave gaps.
     """
-    window_size, stride = check_windows(window_size, stride)
+    window, steps = check_windows(window_size, stride)
     with evaluation_mode(model):
         size = pixel_values.shape[-2:]
-        return torch.cat(list(_bands(model, pixel_values, size, size[0], window_size, stride)), dim=2)
+        return torch.cat(list(_bands(model, pixel_values, size, size[0], window, steps)), dim=2)
 
 
 @torch.no_grad()
@@ -151,14 +151,18 @@ def check_windows(
         if stride is not None:
             raise ValueError(f"`window_size` must be given where `stride` is, got {stride} alone; pass both.")
         return None, None
-    window_size, stride = (pair if isinstance(pair, (tuple, list)) else (pair, pair) for pair in (window_size, stride))
-    for length, step in zip(window_size, stride):
-        if step is None or not 1 <= step <= length:
-            raise ValueError(
-                f"`stride` must be from 1 to the `window_size` down and across, got {stride} for windows of "
-                f"{window_size}; windows further apart would leave pixels out, so pass a smaller stride."
-            )
-    return window_size, stride
+    window, steps = _pair(window_size), None if stride is None else _pair(stride)
+    if steps is None or not all(1 <= step <= length for length, step in zip(window, steps)):
+        raise ValueError(
+            f"`stride` must be from 1 to the `window_size` down and across, got {steps} for windows of {window}; "
+            "windows further apart would leave pixels out, so pass a smaller stride."
+        )
+    return window, steps
+
+
+def _pair(numbers: int | tuple[int, int]) -> tuple[int, int]:
+    """One number for both directions, or the two that were given."""
+    return numbers if isinstance(numbers, (tuple, list)) else (numbers, numbers)
 
 
 def _windows(size, window_size, stride):

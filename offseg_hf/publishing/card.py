@@ -113,7 +113,9 @@ def model_card(
         for metric, metric_name in METRICS.items()
     ]
     has_offset_learning = type(config).__module__.startswith("offseg_hf.")
-    datasets = {record.get("dataset_id") for record in (training, *evaluations)} - {None}
+    datasets = {
+        dataset_id for record in (training, *evaluations) if (dataset_id := record.get("dataset_id")) is not None
+    }
     metadata = ModelCardData(
         license="other" if non_commercial else license,
         license_name="nvidia-segformer" if non_commercial and origin != AUTHORS_WEIGHTS else None,

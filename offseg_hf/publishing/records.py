@@ -78,7 +78,7 @@ def write_training_record(
     variant: str | None = None,
     model_name_or_path: str | None = None,
     lora_rank: int | None = None,
-):
+) -> None:
     """Writes what the model card tells of a training, as `training.json` beside the weights.
 
     Args:

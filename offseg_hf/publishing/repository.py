@@ -74,7 +74,7 @@ def write_repository(
     return sorted(output.iterdir())
 
 
-def check_repo_id(repo_id: str):
+def check_repo_id(repo_id: str) -> None:
     """Checks that a repository can have a name.
 
     Args:

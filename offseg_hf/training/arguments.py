@@ -1,6 +1,7 @@
 """The arguments of a training: transformers' own, with the paper's recipe as defaults."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -28,8 +29,10 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
         default=torch.cuda.is_available(), metadata={"help": "Whether to copy batches to the GPU from pinned memory."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
+        self.label_names: list[str] | None  # of TrainingArguments, as the next
+        self.lr_scheduler_kwargs: dict[str, Any] | str | None
         if self.label_names is None:
             self.label_names = ["labels"]  # else Mask2Former's other inputs would be taken for labels too
         if self.lr_scheduler_type == "polynomial":

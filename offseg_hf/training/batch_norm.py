@@ -1,11 +1,16 @@
 """BatchNorm in training: statistics over all processes, over each process alone, or frozen ones."""
 
 from torch import nn
+from torch.utils.data import Dataset
+
+from offseg_hf.training.arguments import SegmentationTrainingArguments
 
 BATCH_NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def set_up_batch_norm(model: nn.Module, args, train_dataset=None):
+def set_up_batch_norm(
+    model: nn.Module, args: SegmentationTrainingArguments, train_dataset: Dataset | None = None
+) -> None:
     """Makes BatchNorm do what the arguments ask for, in place.
 
     Args:

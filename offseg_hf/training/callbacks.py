@@ -12,12 +12,15 @@ import random
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
 
@@ -30,10 +33,13 @@ from offseg_hf.pictures.saving import save_picture
 from offseg_hf.prediction.evaluation_mode import evaluation_mode
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 
+if TYPE_CHECKING:
+    from offseg_hf.training.trainer import SegmentationTrainer
+
 EVALUATIONS, PREDICTIONS, CURVES = "evaluations.jsonl", "predictions", "curves.png"
 
 
-def check_reporting(args: SegmentationTrainingArguments):
+def check_reporting(args: SegmentationTrainingArguments) -> None:
     """Raises where TensorBoard is asked for and not installed, before anything is read or loaded.
 
     Args:
@@ -43,7 +49,7 @@ def check_reporting(args: SegmentationTrainingArguments):
         ValueError: where TensorBoard is asked for and not installed.
     """
     is_installed = any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX"))
-    if "tensorboard" in args.report_to and not is_installed:
+    if "tensorboard" in (args.report_to or ()) and not is_installed:
         raise ValueError(
             "`report_to` must name what is installed, got 'tensorboard', which is not; run "
             "`pip install 'tensorboard>=2.21'`, or leave it out."
@@ -57,17 +63,21 @@ class PassCallback(TrainerCallback):
         train_dataset (`torch.utils.data.Dataset`): with a method `set_epoch`.
     """
 
-    def __init__(self, train_dataset):
+    def __init__(self, train_dataset: Dataset):
         self.train_dataset = train_dataset
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         self.train_dataset.set_epoch(int(state.epoch or 0))
 
 
 class StreamEpochCallback(TrainerCallback):
     """Counts the whole training on a stream as one epoch; after resuming, Trainer would begin again at 0."""
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         state.epoch = state.global_step / state.max_steps
 
 
@@ -78,22 +88,42 @@ class TrainingRates(TrainerCallback):
     start and a training that resumes skips what it has seen. Every batch counts as a full one.
     """
 
-    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+    def on_train_begin(
+        self,
+        args: SegmentationTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        **kwargs,
+    ) -> None:
         head = {parameter for name, parameter in model.named_parameters() if is_in_head(name)}
         in_head = [any(parameter in head for parameter in group["params"]) for group in optimizer.param_groups]
         self.names = ["learning_rate_head" if is_heads else "learning_rate" for is_heads in in_head]
-        self.learning_rates = {}
-        self.since, self.num_steps, self.was_interrupted = None, 0, False
+        self.learning_rates: dict[str, float] = {}
+        self.since: float | None = None
+        self.num_steps, self.was_interrupted = 0, False
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         if self.was_interrupted and self.since is not None:
             self.since += time.perf_counter() - self.step_end
         self.was_interrupted = False
 
-    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+    def on_optimizer_step(
+        self,
+        args: SegmentationTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: torch.optim.Optimizer,
+        **kwargs,
+    ) -> None:
         self.learning_rates = {name: group["lr"] for name, group in zip(self.names, optimizer.param_groups)}
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         self.step_end = time.perf_counter()
         if self.since is None:
             self.since = self.step_end
@@ -102,28 +132,43 @@ class TrainingRates(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_log = True
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: SegmentationTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs,
+    ) -> None:
         if "loss" not in logs:
             return
         added = dict(self.learning_rates)
-        if self.num_steps:
+        if self.num_steps and self.since is not None:
             num_examples = self.num_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             added["examples_per_second"] = round(num_examples / (self.step_end - self.since), 2)
             self.since, self.num_steps = self.step_end, 0
         logs.update(added)
         state.log_history[-1].update(added)  # Trainer has put a copy of `logs` there
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         self.was_interrupted = True
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         self.was_interrupted = True
 
 
 class TrainingProgress(ProgressCallback):
     """Trainer's progress bars, but with loss, speed and learning rates beside the bar instead of lines above it."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    prediction_bar: tqdm | None  # set by ProgressCallback
+
+    def on_train_begin(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         self.current_step = state.global_step
         if state.is_world_process_zero:
             self.training_bar = tqdm(
@@ -134,16 +179,32 @@ class TrainingProgress(ProgressCallback):
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             )
 
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+    def on_prediction_step(
+        self,
+        args: SegmentationTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: DataLoader | None = None,
+        **kwargs,
+    ) -> None:
         if not state.is_world_process_zero:
             return
         if self.prediction_bar is None:
-            total = len(eval_dataloader) if has_length(eval_dataloader) else None  # None for streams
+            total = None  # of streams
+            if eval_dataloader is not None and has_length(eval_dataloader):
+                total = len(eval_dataloader)
             leave = self.training_bar is None
             self.prediction_bar = tqdm(total=total, desc="evaluating", leave=leave, dynamic_ncols=True)
         self.prediction_bar.update()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: SegmentationTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs,
+    ) -> None:
         if self.training_bar is None:
             return
         if "loss" in logs:
@@ -170,13 +231,22 @@ class EvaluationRecord(TrainerCallback):
     A step has one line, of the first time that it was evaluated.
     """
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         path = Path(args.output_dir) / EVALUATIONS
         if state.is_world_process_zero and path.exists():
             kept = [line for step, line in _recorded(path) if _is_past(step, state)]
             write_text(path, "".join(kept))
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(
+        self,
+        args: SegmentationTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs,
+    ) -> None:
         path = Path(args.output_dir) / EVALUATIONS
         if not state.is_world_process_zero or not _is_of_own_set(metrics):
             return
@@ -203,7 +273,9 @@ class EvaluationRecord(TrainerCallback):
 class CurvePicture(TrainerCallback):
     """Draws the curves of the whole training, with what was logged before it resumed."""
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         if state.is_world_process_zero and (picture := draw_curves(state.log_history)):
             path = Path(args.output_dir) / CURVES
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,19 +291,28 @@ class PredictionSheets(TrainerCallback):
         trainer ([`~offseg_hf.training.trainer.SegmentationTrainer`]): with an `eval_dataset` and an image processor.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: "SegmentationTrainer"):
         self.trainer = trainer
-        self.examples = None
-        self.last_step = None
+        self.examples: list[dict[str, torch.Tensor]] | None = None
+        self.last_step: int | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         if state.is_world_process_zero:
             for sheet in Path(args.output_dir, PREDICTIONS).glob("step-*.jpg"):
                 step = sheet.stem.removeprefix("step-")
                 if step.isdecimal() and not _is_past(int(step), state):
                     sheet.unlink()
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(
+        self,
+        args: SegmentationTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs,
+    ) -> None:
         if not _is_of_own_set(metrics) or state.global_step == self.last_step:
             return
         self.last_step = state.global_step

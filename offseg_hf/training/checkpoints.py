@@ -3,6 +3,7 @@
 import contextlib
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -95,7 +96,7 @@ def broken_file(checkpoint: str | Path) -> str | None:
 
 
 @contextlib.contextmanager
-def without_progress_bars():
+def without_progress_bars() -> Iterator[None]:
     """Keeps transformers' own progress bars, such as that of the shards it writes, off for a while."""
     were_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

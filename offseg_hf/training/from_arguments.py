@@ -1,9 +1,14 @@
 """The trainer that a command line asks for: classes, data, model, recipe."""
 
 import dataclasses
+from typing import TYPE_CHECKING
+
+import datasets
+from transformers import PreTrainedModel
 
 from offseg_hf.data import (
     EndlessStream,
+    TrainingExamples,
     TrainTransform,
     estimate_class_weights,
     evaluation_dataset,
@@ -20,6 +25,9 @@ from offseg_hf.training.lora import add_lora
 from offseg_hf.training.model import create_model
 from offseg_hf.training.options import AugmentationSettings, DataArguments, ModelArguments
 from offseg_hf.training.trainer import SegmentationTrainer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def trainer_from_arguments(
@@ -104,6 +112,7 @@ def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> di
         return read_id2label(model_args.labels)
     if preset is not None and model_args.num_labels in (None, len(preset.class_names)):
         return preset.id2label
+    assert model_args.num_labels is not None  # as the first check says
     return {label_id: f"LABEL_{label_id}" for label_id in range(model_args.num_labels)}
 
 
@@ -122,8 +131,11 @@ def image_processor_from_arguments(data_args: DataArguments) -> OffSegImageProce
 
 
 def datasets_from_arguments(
-    data_args: DataArguments, args: SegmentationTrainingArguments, id2label: dict[int, str], image_processor
-):
+    data_args: DataArguments,
+    args: SegmentationTrainingArguments,
+    id2label: dict[int, str],
+    image_processor: OffSegImageProcessor,
+) -> tuple[TrainingExamples | EndlessStream, datasets.Dataset | datasets.IterableDataset | None]:
     """What to train and to evaluate on.
 
     Args:
@@ -161,8 +173,11 @@ def datasets_from_arguments(
 
 
 def model_from_arguments(
-    model_args: ModelArguments, args: SegmentationTrainingArguments, id2label: dict[int, str], train_dataset
-):
+    model_args: ModelArguments,
+    args: SegmentationTrainingArguments,
+    id2label: dict[int, str],
+    train_dataset: TrainingExamples | EndlessStream,
+) -> "PreTrainedModel | PeftModel":
     """The model to train, with the losses that were asked for.
 
     Args:

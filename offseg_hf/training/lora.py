@@ -15,9 +15,14 @@ not frozen (SegNeXt's): their statistics change in training, and an adapter save
 else.
 """
 
+from typing import TYPE_CHECKING
+
 from transformers import PreTrainedModel, Trainer
 
 from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _TARGETS = {  # of a full match with a module's name
     "segformer": r"(model\.)?segformer\..*\.(q_proj|v_proj)",
@@ -30,7 +35,7 @@ _HEADS = ["decode_head"]
 _HEADS_OF_MASK2FORMER = ["pixel_level_module.decoder", "transformer_module", "class_predictor"]
 
 
-def add_lora(model: PreTrainedModel, rank: int):
+def add_lora(model: PreTrainedModel, rank: int) -> "PeftModel":
     """Freezes a model's encoder and adds low-rank updates to its weights; the head is trained as a whole.
 
     The updates start at zero, so that predictions do not change. `save_pretrained` of the result writes only what is
@@ -76,7 +81,7 @@ def _batch_norms_of_encoder(model, heads):
     return [name for name in names if not any(f".{head}." in f".{name}." for head in heads)]
 
 
-def merge_lora(trainer: Trainer):
+def merge_lora(trainer: Trainer) -> None:
     """Adds the updates of a `Trainer`'s model to its weights, so that it is a plain model again, saved as a whole.
 
     Args:

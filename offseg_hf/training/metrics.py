@@ -1,6 +1,7 @@
 """Metrics during training: logits → label maps → a confusion matrix, batch by batch."""
 
 import torch
+from transformers import EvalPrediction
 
 from offseg_hf.evaluation.figures import named_results
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
@@ -33,7 +34,7 @@ class BatchMetrics:
         self.id2label = id2label
         self.metric = SemanticSegmentationMetric(num_labels=len(id2label), ignore_index=ignore_index)
 
-    def __call__(self, eval_prediction, compute_result: bool) -> dict[str, float]:
+    def __call__(self, eval_prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         self.metric.add_batch(predictions=eval_prediction.predictions, references=eval_prediction.label_ids)
         if not compute_result:
             return {}

@@ -1,9 +1,19 @@
 """The model to train, by architecture, weights or both; and the image processor that is saved beside it."""
 
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, Mask2FormerImageProcessorPil, PreTrainedModel
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    BaseImageProcessor,
+    Mask2FormerImageProcessorPil,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from offseg_hf.model_types import auto_model_class, is_in_head
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
 from offseg_hf.variants import variant_config
 
@@ -14,7 +24,7 @@ def create_model(
     id2label: dict[int, str],
     trust_remote_code: bool = False,
     add_offset_learning: bool = False,
-    **overrides,
+    **overrides: Any,
 ) -> PreTrainedModel:
     """A model to train: of a published architecture, from given weights, or both.
 
@@ -84,7 +94,7 @@ def _check_fields(config_class, names):
             )
 
 
-def native_image_processor(config, image_processor):
+def native_image_processor(config: PreTrainedConfig, image_processor: OffSegImageProcessor) -> BaseImageProcessor:
     """The image processor to save beside a model, which makes the same `pixel_values` as the one of the training.
 
     Args:

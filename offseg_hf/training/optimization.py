@@ -3,6 +3,7 @@
 import math
 
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from offseg_hf.model_types import is_in_head
@@ -37,7 +38,7 @@ def parameter_groups(
     norm_parameters = {
         p for module in model.modules() if isinstance(module, _NORM_LAYERS) for p in module.parameters()
     }
-    groups = {}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             key = (is_in_head(name), parameter in norm_parameters)
@@ -52,7 +53,7 @@ def parameter_groups(
     ]
 
 
-def num_training_steps(args: TrainingArguments, train_dataset) -> int:
+def num_training_steps(args: TrainingArguments, train_dataset: Dataset) -> int:
     """Optimizer steps of a training: `max_steps`, or those of `num_train_epochs` of a data set of known length.
 
     Args:
@@ -78,7 +79,7 @@ def num_training_steps(args: TrainingArguments, train_dataset) -> int:
     return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
 
 
-def check_schedule(args: TrainingArguments, train_dataset):
+def check_schedule(args: TrainingArguments, train_dataset: Dataset) -> None:
     """Raises where the learning rate cannot follow its schedule, before anything is computed.
 
     Args:

@@ -3,20 +3,25 @@
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
-from torch.utils.data import DataLoader, Subset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
-from transformers import ProgressCallback, Trainer
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers import PreTrainedModel, ProgressCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints
 
 from offseg_hf.data import EndlessStream, stack_examples
 from offseg_hf.data.streaming import StreamLoader
 from offseg_hf.evaluation.figures import named_results
 from offseg_hf.model_types import auto_model_class, ignore_index, predicted_labels
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS, set_up_batch_norm
 from offseg_hf.training.callbacks import (
     CurvePicture,
@@ -31,6 +36,9 @@ from offseg_hf.training.checkpoints import STATE_FILE, check_output_dir, without
 from offseg_hf.training.metrics import BatchMetrics, predicted_label_maps
 from offseg_hf.training.model import native_image_processor
 from offseg_hf.training.optimization import check_schedule, parameter_groups
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 UNFINISHED = ".unfinished"  # where a checkpoint is written before it appears
 
@@ -75,7 +83,18 @@ class SegmentationTrainer(Trainer):
             cannot do what is asked for, or would see batches of one image.
     """
 
-    def __init__(self, model, args, *, train_dataset=None, eval_dataset=None, image_processor=None, **kwargs):
+    optimizer: torch.optim.Optimizer | None  # set by Trainer
+
+    def __init__(
+        self,
+        model: "PreTrainedModel | PeftModel",
+        args: SegmentationTrainingArguments,
+        *,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        image_processor: OffSegImageProcessor | None = None,
+        **kwargs: Any,
+    ):
         set_up_batch_norm(model, args, train_dataset)
         if train_dataset is not None:
             check_schedule(args, train_dataset)
@@ -95,14 +114,14 @@ class SegmentationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._add_callbacks(is_stream)
 
-        self._checkpoint = None
-        self._loader = None
-        self._unfinished = None
-        self._num_labelled = None
+        self._checkpoint: str | None = None
+        self._loader: StreamLoader | None = None
+        self._unfinished: str | None = None
+        self._num_labelled: torch.Tensor | None = None
         is_per_pixel = auto_model_class(model.config).__name__ == "AutoModelForSemanticSegmentation"
         num_batches = args.world_size * args.gradient_accumulation_steps
         self._is_divided = is_per_pixel and self.compute_loss_func is None and num_batches > 1
-        self._frozen = []
+        self._frozen: list[nn.Module] = []
         if args.batch_norm == "frozen":
             self._frozen = [module for module in model.modules() if isinstance(module, BATCH_NORM_LAYERS)]
 
@@ -122,7 +141,7 @@ class SegmentationTrainer(Trainer):
 
     # Optimization
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that `args.optim` names, of encoder and head with learning rates of their own."""
         if self.optimizer is None:
             model = self.model if model is None else model
@@ -142,14 +161,14 @@ class SegmentationTrainer(Trainer):
 
     # Data
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args, **kwargs) -> TrainOutput:
         """As `Trainer`'s, but `resume_from_checkpoint=True` takes the newest checkpoint that is whole."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = check_output_dir(self.args.output_dir, "last", overwrite=True)
         self._checkpoint = str(resume_from_checkpoint) if resume_from_checkpoint else None
         return super().train(self._checkpoint, *args, **kwargs)
 
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> DataLoader:
         """The batches of this process."""
         if not isinstance(self.train_dataset, EndlessStream):
             return super().get_train_dataloader()
@@ -189,7 +208,9 @@ class SegmentationTrainer(Trainer):
                 f"{self._checkpoint}; pass `--ignore_data_skip` to begin the stream anew."
             )
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
         """The batches of one step; counts their labelled pixels over all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._is_divided:
@@ -199,7 +220,13 @@ class SegmentationTrainer(Trainer):
 
     # Loss
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of a batch, times its share of the step's labelled pixels over the share of an average batch.
 
         So the mean over batches and processes, which is what is minimized, is the mean over the labelled pixels.
@@ -223,7 +250,7 @@ class SegmentationTrainer(Trainer):
         """Whether processes evaluate photos of their own and exchange counts, as only our own metrics allow."""
         return self.args.world_size > 1 and isinstance(self.compute_metrics, BatchMetrics)
 
-    def get_eval_dataloader(self, eval_dataset=None):
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The photos to evaluate on; with several processes this one's, each of which no other has."""
         if not self._divides_evaluation:
             return super().get_eval_dataloader(eval_dataset)
@@ -238,7 +265,9 @@ class SegmentationTrainer(Trainer):
             share, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator, **self._loading()
         )
 
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
+    ) -> EvalLoopOutput:
         """As `Trainer`'s, but several processes exchange counts: it gathers label maps, which must be of one size."""
         if not self._divides_evaluation:
             return super().evaluation_loop(
@@ -258,7 +287,7 @@ class SegmentationTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_photos))
 
-    def last_evaluation(self):
+    def last_evaluation(self) -> dict[str, float] | None:
         """What the training measured of the weights that it ended with.
 
         Returns:

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from transformers import AutoModelForSemanticSegmentation
 from transformers import AutoModelForUniversalSegmentation
 from transformers import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
+from transformers import PreTrainedConfig
 import io
 import numpy as np
 import os
@@ -14,7 +15,9 @@ import torch
 import torch.nn.functional as F
 
 
-def auto_model_class(config):
+def auto_model_class(
+    config: PreTrainedConfig,
+) -> type[AutoModelForSemanticSegmentation | AutoModelForUniversalSegmentation]:
     """The Auto class of a configuration's model.
 
     Args:
@@ -30,7 +33,7 @@ def auto_model_class(config):
     return AutoModelForSemanticSegmentation
 
 
-def predicted_labels(config):
+def predicted_labels(config: PreTrainedConfig) -> dict[int, str]:
     """The names of the ids that a model predicts.
 
     Args:
@@ -313,13 +316,13 @@ def _cell_labels(values, corner_winners, row_shares, column_shares):
     labels = classes[: len(order)].expand(best.shape).clone()
     sizes = ranks.bincount().tolist()  # cells with a first class, with a second one …
     for ids, corners in zip(classes.split(sizes), scores_at_corners.split(sizes, dim=1)):
-        of_these = slice(len(ids))
+        rank_cells = slice(len(ids))  # the cells that have a class of this rank
         left, right = corners[::2, None], corners[1::2, None]  # (2, 1, cells)
-        above, below = left.lerp(right, column_shares[:, of_these])  # (T, cells)
-        scores = above.lerp(below, row_shares[..., of_these])  # (S, T, cells)
-        best_of_these, labels_of_these = best[..., of_these], labels[..., of_these]
-        torch.where(scores > best_of_these, ids, labels_of_these, out=labels_of_these)  # the first of equals stays
-        torch.maximum(scores, best_of_these, out=best_of_these)
+        above, below = left.lerp(right, column_shares[:, rank_cells])  # (T, cells)
+        scores = above.lerp(below, row_shares[..., rank_cells])  # (S, T, cells)
+        best_so_far, labels_so_far = best[..., rank_cells], labels[..., rank_cells]
+        torch.where(scores > best_so_far, ids, labels_so_far, out=labels_so_far)  # the first of equals stays
+        torch.maximum(scores, best_so_far, out=best_so_far)
     return order, labels
 
 

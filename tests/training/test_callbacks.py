@@ -223,7 +223,7 @@ def test_only_the_main_process_writes_when_there_are_two(scenes, tmp_path):
     tiny_offseg(**CLASSES).save_pretrained(tmp_path / "tiny")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-        *("--module", "offseg_hf.commands.train"),
+        *("--module", "offseg_hf", "train"),
         *("--model_name_or_path", tmp_path / "tiny", "--dataset", scenes, "--streaming", "--labels"),
         *(",".join(SCENE_LABELS), "--max_steps", 2, "--warmup_steps", 1, "--per_device_train_batch_size", 2),
         *("--crop_size", 64, 64, "--resize", 96, 64, "--eval_strategy", "steps", "--eval_steps", 1),

@@ -1,6 +1,10 @@
 """The card of a prepared data set: what was found in its files, and nothing else."""
 
+from typing import Any
+
 from huggingface_hub import DatasetCardData
+
+from offseg_hf.markdown import markdown_table
 
 MAX_CLASS_ROWS = 300  # of instance ids there may be thousands
 
@@ -41,7 +45,7 @@ example = next(iter(data))  # example["image"] and example["mask"] are PIL image
 """
 
 
-def dataset_card(record, repo_id=None):
+def dataset_card(record: dict[str, Any], repo_id: str | None = None) -> str:
     """Writes the card of a prepared data set.
 
     Args:
@@ -107,15 +111,16 @@ def _classes(record):
     splits, class_ids = record["splits"], record["class_ids"] or {}
     totals = {split: sum(found["pixels"].values()) for split, found in splits.items()}
     stored = sorted(class_ids.keys() | {label for found in splits.values() for label in found["pixels"]}, key=int)
-    heading = "| id | class |" + "".join(f" {split}, % of pixels | {split}, pictures |" for split in splits)
-    lines = [heading, "|---:|---|" + "---:|---:|" * len(splits)]
+    heading = ["id", "class"]
+    for split in splits:
+        heading += [f"{split}, % of pixels", f"{split}, pictures"]
+    rows = []
     for label in stored[:MAX_CLASS_ROWS]:
-        name = record["id2label"][str(class_ids[label])] if label in class_ids else ""
-        counts = "".join(
-            f" {100 * found['pixels'].get(label, 0) / totals[split]:.3f} | {found['pictures'].get(label, 0):,} |"
-            for split, found in splits.items()
-        )
-        lines.append(f"| {label} | {name} |{counts}")
+        rows.append([label, record["id2label"][str(class_ids[label])] if label in class_ids else ""])
+        for split, found in splits.items():
+            share = found["pixels"].get(label, 0) / totals[split]
+            rows[-1] += [f"{100 * share:.3f}", f"{found['pictures'].get(label, 0):,}"]
+    table = markdown_table(heading, rows, "rl" + "rr" * len(splits))
     if len(stored) > MAX_CLASS_ROWS:
-        lines.append(f"\n{len(stored) - MAX_CLASS_ROWS:,} more ids are counted in `preparation.json`.")
-    return "\n".join(lines)
+        table += f"\n\n{len(stored) - MAX_CLASS_ROWS:,} more ids are counted in `preparation.json`."
+    return table

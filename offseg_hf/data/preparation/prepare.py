@@ -3,7 +3,9 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets.utils.py_utils import convert_file_size_to_int
@@ -28,26 +30,26 @@ LICENSE_LINKS = {
 
 
 def prepare_dataset(
-    dataset,
-    output,
-    splits=("train", "validation"),
+    dataset: str | Path,
+    output: str | Path,
+    splits: Sequence[str] = ("train", "validation"),
     *,
-    data_dir=None,
-    id2label=None,
-    reduce_labels=False,
-    label_table=None,
-    name=None,
-    license=None,
-    repo_id=None,
-    image_column=None,
-    mask_column=None,
-    seed=0,
-    max_shard_size="100MB",
-    max_row_group_size="16MB",
-    num_proc=1,
-    skip_broken=False,
-    overwrite=False,
-):
+    data_dir: str | Path | None = None,
+    id2label: dict[int, str] | None = None,
+    reduce_labels: bool = False,
+    label_table: dict[int, int] | None = None,
+    name: str | None = None,
+    license: str | None = None,
+    repo_id: str | None = None,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    seed: int = 0,
+    max_shard_size: int | str = "100MB",
+    max_row_group_size: int | str = "16MB",
+    num_proc: int = 1,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Writes a folder of photos and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
 
     Each row holds `image` and `mask`, the files as they are, bit for bit, and the `id`, the photo's name. Examples are
@@ -130,7 +132,7 @@ def prepare_dataset(
     return record
 
 
-def prepared_files(output):
+def prepared_files(output: str | Path) -> list[Path]:
     """The files that a preparation wrote, and no others that lie beside them: what to publish.
 
     Args:
@@ -164,7 +166,7 @@ def prepared_files(output):
     return files
 
 
-def check_redistribution(dataset, photos=()):
+def check_redistribution(dataset: str | Path, photos: Iterable[Path] = ()) -> None:
     """Checks that the licence of a data set allows to publish it.
 
     Args:

@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -42,12 +44,14 @@ class Shard:
     folder: Path
 
 
-def shard_name(split, number, num_shards):
+def shard_name(split: str, number: int, num_shards: int) -> str:
     """What a shard is called, counted from 0, so that the Hub and `datasets` know its split."""
     return f"{split}-{number:05d}-of-{num_shards:05d}.parquet"
 
 
-def plan_shards(output, split, pairs, folder, settings):
+def plan_shards(
+    output: Path, split: str, pairs: Sequence[tuple[Path, Path]], folder: Path, settings: dict[str, int]
+) -> list[Shard]:
     """The shards of a split: examples in random order, as many in each, as few shards as their bound allows.
 
     Args:
@@ -101,7 +105,7 @@ def plan_shards(output, split, pairs, folder, settings):
     ]
 
 
-def write_shards(shards, num_examples, num_proc):
+def write_shards(shards: Sequence[Shard], num_examples: int, num_proc: int) -> dict[Path, dict[str, Any]]:
     """Writes shards in many processes, with a progress bar.
 
     Args:
@@ -202,7 +206,7 @@ def _row_groups(rows, max_size):
         yield group
 
 
-def read_footer(path):
+def read_footer(path: Path) -> dict[str, Any] | None:
     """What a shard says of itself.
 
     Args:

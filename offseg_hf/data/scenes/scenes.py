@@ -1,6 +1,7 @@
 """A data set that needs no download: small drawn street scenes with exact masks, for the quickstart and for tests."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from offseg_hf.files import whole_folder
 __all__ = ["SCENE_LABELS", "SCENE_PALETTE", "draw_scene", "write_scenes"]
 
 
-def draw_scene(seed, size=(128, 192)):
+def draw_scene(seed: int | Sequence[int], size: tuple[int, int] = (128, 192)) -> tuple[Image.Image, np.ndarray]:
     """A street scene and its mask, the same for the same seed and size.
 
     Colours, light, weather and camera are random, and colours overlap between classes: the shapes have to be learnt.
@@ -36,7 +37,14 @@ def draw_scene(seed, size=(128, 192)):
     return StreetPainter(np.random.default_rng(seed), height, width).paint()
 
 
-def write_scenes(folder, num_train=480, num_validation=60, size=(128, 192), seed=0, num_shards=4):
+def write_scenes(
+    folder: str | Path,
+    num_train: int = 480,
+    num_validation: int = 60,
+    size: tuple[int, int] = (128, 192),
+    seed: int = 0,
+    num_shards: int = 4,
+) -> Path:
     """Writes scenes as Parquet shards, `train-00000-of-00004.parquet` and so on, that `datasets` reads as they are.
 
     Each row holds an `image` (JPEG) and a `mask` (PNG of class ids). The validation split is one file. The folder

@@ -6,7 +6,7 @@ It is painted from far to near on a canvas of twice the size, so that edges come
 
 import colorsys
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,11 +30,14 @@ SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, SIGN = range(len(SCENE_LABELS)
 UNLABELLED = 255
 
 # Strength of the coarse and of the fine noise on each class, in grey levels; none on poles.
-TEXTURE = np.zeros((256, 2), dtype=np.float32)
+TEXTURE: np.ndarray = np.zeros((256, 2), dtype=np.float32)
 TEXTURE[: len(SCENE_LABELS)] = [[4, 1], [5, 5], [6, 8], [6, 7], [14, 16], [3, 2], [5, 5], [2, 2]]
 
 NEAR = 1.0  # metres; nothing is painted closer to the camera
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+
+Colour = tuple[int, int, int]  # red, green and blue, from 0 to 255
+Range = tuple[float, float]  # the smallest and the largest of a random number
 
 
 class Thing(NamedTuple):
@@ -55,7 +58,7 @@ class StreetPainter:
         width (`int`): width of the picture in pixels.
     """
 
-    def __init__(self, rng, height, width):
+    def __init__(self, rng: np.random.Generator, height: int, width: int):
         self.rng = rng
         self.height, self.width = height, width
         self.image = Image.new("RGB", (2 * width, 2 * height))
@@ -87,7 +90,7 @@ class StreetPainter:
         self.sun_side = (-1, 1)[rng.integers(2)]
         self.exposure = rng.uniform(0.85, 1.25) * (0.8 if weather == "evening" else 1)
 
-    def paint(self):
+    def paint(self) -> tuple[Image.Image, np.ndarray]:
         """Paints everything.
 
         Returns:
@@ -105,7 +108,7 @@ class StreetPainter:
 
     # From metres to the canvas
 
-    def project(self, x, y, z):
+    def project(self, x: float, y: float, z: float) -> tuple[float, float]:
         """Where a point of the street lies on the canvas."""
         scale = self.focal_length / max(z, NEAR)
         right, down = x * scale, (self.camera_height - y) * scale
@@ -114,7 +117,7 @@ class StreetPainter:
             self.horizon[1] + right * self.sin_roll + down * self.cos_roll,
         )
 
-    def seen(self, colour, z, light=1.0):
+    def seen(self, colour: Colour, z: float, light: float = 1.0) -> Colour:
         """A colour as it looks under this light from this distance."""
         clear = math.exp(-z / self.visibility)
         red, green, blue = (
@@ -123,26 +126,46 @@ class StreetPainter:
         )
         return red, green, blue
 
-    def polygon(self, points, colour, label, light=1.0):
+    def polygon(
+        self, points: Sequence[tuple[float, float, float]], colour: Colour, label: int, light: float = 1.0
+    ) -> None:
         """Paints a polygon of (x, y, z) corners, the nearest first."""
         corners = [self.project(*point) for point in points]
         self.draw.polygon(corners, fill=self.seen(colour, points[0][2], light))
         self.draw_mask.polygon(corners, fill=label)
 
-    def upright(self, x, z, outline, colour, label, light=1.0):
+    def upright(
+        self,
+        x: float,
+        z: float,
+        outline: Sequence[tuple[float, float]],
+        colour: Colour,
+        label: int,
+        light: float = 1.0,
+    ) -> None:
         """Paints a polygon of (right, up) corners that stands at (x, z) and faces the camera."""
         self.polygon([(x + right, up, z) for right, up in outline], colour, label, light)
 
-    def level(self, left, right, near, far, colour, label, y=0.0, light=1.0):
+    def level(
+        self,
+        left: float,
+        right: float,
+        near: float,
+        far: float,
+        colour: Colour,
+        label: int,
+        y: float = 0.0,
+        light: float = 1.0,
+    ) -> None:
         """Paints a rectangle that lies on the ground, or higher."""
         corners = [(left, y, max(near, NEAR)), (right, y, max(near, NEAR)), (right, y, far), (left, y, far)]
         self.polygon(corners, colour, label, light)
 
-    def colour(self, hue, saturation, value):
+    def colour(self, hue: Range, saturation: Range, value: Range) -> Colour:
         """A random colour: each argument is a range."""
         return _rgb(self.rng.uniform(*hue), self.rng.uniform(*saturation), self.rng.uniform(*value))
 
-    def paint_colour(self):
+    def paint_colour(self) -> Colour:
         """Any colour that people give to cars, clothes and doors."""
         if self.rng.random() < 0.4:
             return self.colour((0, 1), (0, 0.1), (0.12, 0.95))
@@ -150,7 +173,7 @@ class StreetPainter:
 
     # The street
 
-    def paint_sky(self):
+    def paint_sky(self) -> None:
         """A gradient from the zenith to the horizon, with clouds."""
         rng, horizon = self.rng, self.horizon[1]
         depth = np.clip(np.arange(2 * self.height) / horizon, 0, 1)[:, None] ** 1.5
@@ -166,8 +189,10 @@ class StreetPainter:
                 draw.ellipse(_around(puff, wide, high), fill=int(rng.integers(90, 200)))
         self.image.paste(_mix(self.haze, WHITE, 0.4), mask=clouds.filter(ImageFilter.BoxBlur(self.height / 24)))
 
-    def paint_ground(self):
+    def paint_ground(self) -> None:
         """Pavement, road and what is painted on it."""
+        x: float
+        z: float
         rng = self.rng
         left, right = self.kerbs
         slabs = self.colour((0.02, 0.15), (0, 0.2), (0.35, 0.75))
@@ -198,7 +223,7 @@ class StreetPainter:
             for x in np.arange(left + 0.4, right - 0.6, 1.0).tolist():
                 self.level(x, x + 0.5, z, z + 2.5, white, ROAD)
 
-    def place_things(self):
+    def place_things(self) -> list[Thing]:
         """What stands on the ground, in no order."""
         rng = self.rng
         left, right = self.kerbs
@@ -229,7 +254,7 @@ class StreetPainter:
             things.append(Thing(rng.uniform(left + 0.5, right - 0.5), rng.uniform(3.5, 6), self.paint_person))
         return things
 
-    def cast_shadows(self, things):
+    def cast_shadows(self, things: Sequence[Thing]) -> None:
         """Darkens the ground under the things, and along the wall that hides the sun."""
         shadows = Image.new("L", self.image.size)
         draw = ImageDraw.Draw(shadows)
@@ -245,7 +270,7 @@ class StreetPainter:
             draw.polygon([self.project(x, 0, z) for x, z in corners], fill=130)
         self.image.paste((16, 18, 30), mask=shadows.filter(ImageFilter.BoxBlur(self.height / 60)))
 
-    def paint_buildings(self):
+    def paint_buildings(self) -> None:
         """A skyline at the end of the street, and a row of houses along each side."""
         rng = self.rng
         for _ in range(12):
@@ -262,7 +287,7 @@ class StreetPainter:
                 else:
                     self.paint_house(side, wall, near, far, rng.uniform(4.5, 17), light)
 
-    def wall_colour(self):
+    def wall_colour(self) -> Colour:
         """Plaster, brick, concrete or paint."""
         kind = self.rng.random()
         if kind < 0.35:
@@ -273,7 +298,7 @@ class StreetPainter:
             return self.colour((0.5, 0.75), (0, 0.15), (0.35, 0.8))
         return self.colour((0, 1), (0.2, 0.5), (0.4, 0.8))
 
-    def paint_house(self, side, wall, near, far, top, light):
+    def paint_house(self, side: int, wall: float, near: float, far: float, top: float, light: float) -> None:
         """The face towards the camera, then the face along the street with its windows."""
         rng = self.rng
 
@@ -313,7 +338,7 @@ class StreetPainter:
 
     # What stands on the ground
 
-    def paint_tree(self, x, z):
+    def paint_tree(self, x: float, z: float) -> None:
         """A trunk and a crown of tufts, lit from the sun's side."""
         rng = self.rng
         middle, radius = rng.uniform(3.6, 5.2), rng.uniform(1.3, 2.2)
@@ -329,7 +354,7 @@ class StreetPainter:
             self.draw.ellipse(box, fill=self.seen(leaf, z, light))
             self.draw_mask.ellipse(box, fill=TREE)
 
-    def paint_car(self, x, z):
+    def paint_car(self, x: float, z: float) -> None:
         """A car or a van along the street: its flank, its top, then the end that faces the camera."""
         rng = self.rng
         colour, glass, tyre = self.paint_colour(), self.colour((0.5, 0.65), (0.1, 0.4), (0.1, 0.45)), (22, 22, 24)
@@ -366,7 +391,7 @@ class StreetPainter:
             self.upright(x, z, _box(right, belt - 0.3, 0.3, 0.18), lamp, CAR)
         self.upright(x, z, _box(-0.26, 0.45, 0.52, 0.14), (226, 226, 216), CAR)
 
-    def paint_person(self, x, z):
+    def paint_person(self, x: float, z: float) -> None:
         """A person who walks."""
         rng = self.rng
         size, swing, hem = rng.uniform(0.92, 1.1), rng.uniform(0, 0.22), (0.85, 0.85, 0.55)[rng.integers(3)]
@@ -385,7 +410,7 @@ class StreetPainter:
         for outline, colour, light in parts:
             self.upright(x, z, [(size * right, size * up) for right, up in outline], colour, PERSON, light)
 
-    def paint_sign(self, x, z):
+    def paint_sign(self, x: float, z: float) -> None:
         """A traffic sign on its pole."""
         rng = self.rng
         radius, up, light = rng.uniform(0.6, 0.8), rng.uniform(2.2, 2.8), rng.uniform(0.7, 1.05)
@@ -404,7 +429,7 @@ class StreetPainter:
         bar = _box(-wide / 2 * radius, up - high / 2 * radius, wide * radius, high * radius)
         self.upright(x, z, bar, _mix(rim, BLACK, 0.3), SIGN, light)
 
-    def develop(self):
+    def develop(self) -> tuple[Image.Image, np.ndarray]:
         """The picture, with texture, light and noise, at its own size; and the mask."""
         rng = self.rng
         size = (self.width, self.height)

@@ -53,7 +53,7 @@ def read_recipe(name: str, model_type: str | None = None) -> dict:
     return sizes | json.loads(Path(__file__).with_name(f"{found[0]}.json").read_text())
 
 
-def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None):
+def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
     """Makes the recipe of `--recipe` the defaults of a parser, so that other options of the command line override it.
 
     Args:

@@ -143,11 +143,11 @@ def _cell_labels(values, corner_winners, row_shares, column_shares):
     labels = classes[: len(order)].expand(best.shape).clone()
     sizes = ranks.bincount().tolist()  # cells with a first class, with a second one …
     for ids, corners in zip(classes.split(sizes), scores_at_corners.split(sizes, dim=1)):
-        of_these = slice(len(ids))
+        rank_cells = slice(len(ids))  # the cells that have a class of this rank
         left, right = corners[::2, None], corners[1::2, None]  # (2, 1, cells)
-        above, below = left.lerp(right, column_shares[:, of_these])  # (T, cells)
-        scores = above.lerp(below, row_shares[..., of_these])  # (S, T, cells)
-        best_of_these, labels_of_these = best[..., of_these], labels[..., of_these]
-        torch.where(scores > best_of_these, ids, labels_of_these, out=labels_of_these)  # the first of equals stays
-        torch.maximum(scores, best_of_these, out=best_of_these)
+        above, below = left.lerp(right, column_shares[:, rank_cells])  # (T, cells)
+        scores = above.lerp(below, row_shares[..., rank_cells])  # (S, T, cells)
+        best_so_far, labels_so_far = best[..., rank_cells], labels[..., rank_cells]
+        torch.where(scores > best_so_far, ids, labels_so_far, out=labels_so_far)  # the first of equals stays
+        torch.maximum(scores, best_so_far, out=best_so_far)
     return order, labels

@@ -1,5 +1,7 @@
 """Small folders of image files, and what is read of their preparation."""
 
+import re
+
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
@@ -26,3 +28,8 @@ def write_official(path, values, mode="L"):
 def rows(output, split="train"):
     """The rows of a split as they are stored, in their order."""
     return [row for file in sorted(output.glob(f"{split}-*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+def single_spaced(path):
+    """A text file's content without the spaces by which the columns of its tables line up."""
+    return re.sub(" +", " ", path.read_text())
