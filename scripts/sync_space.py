@@ -121,6 +121,8 @@ def _top_level(tree, module):
             defined[node.name] = node
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             defined[node.targets[0].id] = node
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            defined[node.target.id] = node
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             origin = getattr(node, "module", None)
             if getattr(node, "level", 0):

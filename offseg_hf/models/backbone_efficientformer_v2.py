@@ -1,5 +1,7 @@
 """EfficientFormerV2 (arXiv 2212.08059), the encoder of the paper's own network."""
 
+from typing import Self
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -12,21 +14,23 @@ from .drop_path import DropPath
 from .library_internals import GradientCheckpointingLayer, capture_outputs
 
 
-def conv(in_channels, out_channels, kernel_size=1, stride=1, groups=1):
+def conv(in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups)
 
 
-def conv_norm(in_channels, out_channels, kernel_size=1, stride=1, groups=1):
+def conv_norm(
+    in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     return nn.Sequential(conv(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2d(out_channels))
 
 
-def doubling(pixels):
+def doubling(pixels: torch.Tensor) -> torch.Tensor:
     """Positions 0 … n - 1 → the matrix (2n, n) that doubles a row of pixels, bilinear."""
     positions = torch.stack([pixels - 0.25, pixels + 0.25], dim=1).flatten().clamp(pixels[0], pixels[-1])
     return (1 - (positions[:, None] - pixels).abs()).clamp(min=0)
 
 
-def upsample_twice(hidden_states):
+def upsample_twice(hidden_states: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) → (B, C, 2h, 2w), bilinear."""
     # As products: for many channels of few pixels, several times as fast on a CPU as interpolating.
     rows, columns = (
@@ -61,18 +65,18 @@ class EfficientFormerV2Attention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(self.num_heads, grid_size**2))
         self.proj = nn.Sequential(nn.GELU(), *conv_norm(values, out_channels))
 
-    def scores(self, queries, keys):
+    def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         queries, keys = self.split_heads(queries), self.split_heads(keys)
         return (queries * self.scale).mT @ keys + self.biases(queries.shape[3], keys.shape[3])  # (B, heads, Nq, Nk)
 
-    def attend(self, attention, values):
+    def attend(self, attention: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         local = self.v_local(values)
         return (self.split_heads(values) @ attention.mT).reshape(local.shape) + local
 
-    def split_heads(self, hidden_states):
+    def split_heads(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states.flatten(2).unflatten(1, (self.num_heads, -1))  # (B, heads, C/heads, H*W)
 
-    def biases(self, num_queries, num_keys):
+    def biases(self, num_queries: int, num_keys: int) -> torch.Tensor:
         """Bias of each query and key (heads, Nq, Nk), by their distances |Δy| and |Δx|."""
         keys = torch.arange(self.grid_size, device=self.attention_biases.device)
         distances = (keys[:: self.query_stride, None] - keys).abs()  # (queries, keys) along an axis
@@ -106,7 +110,7 @@ class EfficientFormerV2SelfAttention(EfficientFormerV2Attention):
         self.talking_head1 = nn.Conv2d(self.num_heads, self.num_heads, kernel_size=1)
         self.talking_head2 = nn.Conv2d(self.num_heads, self.num_heads, kernel_size=1)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         height, width = hidden_states.shape[2:]
         if self.stride_conv is not None:
             hidden_states = self.stride_conv(hidden_states)
@@ -125,7 +129,7 @@ class EfficientFormerV2DownsampleQuery(nn.Module):
         self.local = nn.Sequential(conv(in_channels, in_channels, kernel_size=3, stride=2, groups=in_channels))
         self.proj = conv_norm(in_channels, out_channels)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.proj(self.local(hidden_states) + hidden_states[:, :, ::2, ::2])
 
 
@@ -144,7 +148,7 @@ class EfficientFormerV2DownsampleAttention(EfficientFormerV2Attention):
         )
         self.q = EfficientFormerV2DownsampleQuery(in_channels, self.num_heads * config.downsample_key_dim)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         attention = self.scores(self.q(hidden_states), self.k(hidden_states)).softmax(dim=-1)
         return self.proj(self.attend(attention, self.v(hidden_states))), attention
 
@@ -161,7 +165,7 @@ class EfficientFormerV2Mlp(nn.Module):
         self.fc2 = conv(hidden_channels, channels)
         self.norm2 = nn.BatchNorm2d(channels)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = F.gelu(self.norm1(self.fc1(hidden_states)))
         hidden_states = F.gelu(self.mid_norm(self.mid(hidden_states)))
         return self.norm2(self.fc2(hidden_states))
@@ -183,7 +187,7 @@ class EfficientFormerV2Block(GradientCheckpointingLayer):
         self.layer_scale_2 = nn.Parameter(torch.full((channels, 1, 1), config.layer_scale_init_value))
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.token_mixer is not None:
             attended, _ = self.token_mixer(hidden_states)
             hidden_states = hidden_states + self.drop_path(self.layer_scale_1 * attended)
@@ -198,7 +202,7 @@ class EfficientFormerV2Downsample(nn.Module):
         self.proj = conv(in_channels, out_channels, kernel_size=3, stride=2)
         self.norm = nn.BatchNorm2d(out_channels)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.norm(self.proj(hidden_states))
 
 
@@ -211,7 +215,7 @@ class EfficientFormerV2AttentionDownsample(nn.Module):
         self.conv = conv(in_channels, out_channels, kernel_size=3, stride=2)
         self.bn = nn.BatchNorm2d(out_channels)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         attended, _ = self.attn(hidden_states)
         return attended + self.bn(self.conv(hidden_states))
 
@@ -237,7 +241,7 @@ class EfficientFormerV2Stage(nn.Module):
             ]
         )
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.downsample(hidden_states)
         for block in self.blocks:
             hidden_states = block(hidden_states)
@@ -299,7 +303,7 @@ class EfficientFormerV2Backbone(BackboneMixin, EfficientFormerV2PreTrainedModel)
         self.post_init()
         self.train()  # modules start in training mode, frozen BatchNorms must not
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Sets training or evaluation mode, in both of which `config.freeze_batch_norm` keeps every BatchNorm in
         evaluation mode.
 

@@ -14,11 +14,11 @@ from .drop_path import DropPath
 from .library_internals import GradientCheckpointingLayer, can_return_tuple, filter_output_hidden_states
 
 
-def strided_conv(in_channels, out_channels):
+def strided_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
 
 
-def depthwise_conv(channels, height, width):
+def depthwise_conv(channels: int, height: int, width: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, (height, width), padding=(height // 2, width // 2), groups=channels)
 
 
@@ -36,7 +36,7 @@ class MscanGate(nn.Module):
         self.conv2_2 = depthwise_conv(channels, 21, 1)
         self.conv3 = nn.Conv2d(channels, channels, kernel_size=1)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         local = self.conv0(hidden_states)
         multi_scale = local + self.conv0_2(self.conv0_1(local))
         multi_scale = multi_scale + self.conv1_2(self.conv1_1(local))
@@ -54,7 +54,7 @@ class MscanAttention(GradientCheckpointingLayer):
         self.spatial_gating_unit = MscanGate(channels)
         self.proj_2 = nn.Conv2d(channels, channels, kernel_size=1)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gated = self.spatial_gating_unit(F.gelu(self.proj_1(hidden_states)))
         return self.proj_2(gated) + hidden_states
 
@@ -68,7 +68,7 @@ class MscanMlp(GradientCheckpointingLayer):
         self.dwconv = depthwise_conv(hidden_channels, 3, 3)
         self.fc2 = nn.Conv2d(hidden_channels, channels, kernel_size=1)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.dwconv(self.fc1(hidden_states))))
 
 
@@ -86,7 +86,7 @@ class MscanBlock(nn.Module):
         self.layer_scale_2 = nn.Parameter(torch.full((channels,), config.layer_scale_init_value))
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         attended = self.layer_scale_1[:, None, None] * self.attn(self.norm1(hidden_states))
         hidden_states = hidden_states + self.drop_path(attended)
         mixed = self.layer_scale_2[:, None, None] * self.mlp(self.norm2(hidden_states))
@@ -114,7 +114,7 @@ class MscanStage(nn.Module):
         self.blocks = nn.ModuleList([MscanBlock(config, stage, rate) for rate in drop_path_rates])
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         embeddings = self.patch_embed(hidden_states)
         hidden_states = embeddings
         for block in self.blocks:
@@ -185,7 +185,7 @@ class MscanBackbone(BackboneMixin, MscanPreTrainedModel):
             quarter of the image's resolution ("stem", "stage1"), an eighth, a sixteenth and a thirty-second, each
             halving rounded up.
         """
-        hidden_states = []
+        hidden_states: list[torch.Tensor] = []
         # LayerNorm leaves its results in this layout; in a CPU's depth-wise convolutions it is the faster one as well.
         hidden_state = pixel_values.contiguous(memory_format=torch.channels_last)
         for stage in self.stages:

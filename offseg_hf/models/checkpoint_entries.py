@@ -2,10 +2,12 @@
 
 from itertools import chain
 
+from torch import nn
+
 from .library_internals import current_names
 
 
-def rename_checkpoint_entries(model, state_dict, prefix, *arguments):
+def rename_checkpoint_entries(model: nn.Module, state_dict: dict, prefix: str, *arguments) -> None:
     """Renames entries with a checkpoint's historical names in place, as `from_pretrained` does.
 
     `load_state_dict` alone, which Trainer and Accelerate call to resume, would leave them out with just a warning. It

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from transformers import PreTrainedConfig
+
 from .offset_learning import LOGIT_NORMALIZATIONS
 
 LOSS_FIELDS = (
@@ -25,7 +27,7 @@ class LabelledClasses:
         ValueError: where `num_labels` and `id2label` disagree.
     """
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs) -> None:
         num_labels = kwargs.get("num_labels")
         if num_labels is not None and self.id2label is not None and len(self.id2label) != num_labels:
             raise ValueError(
@@ -37,14 +39,14 @@ class LabelledClasses:
             self.label2id = {label: label_id for label_id, label in self.id2label.items()}
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict, **kwargs) -> PreTrainedConfig:
         """As `PreTrainedConfig.from_dict`, but the caller's classes replace those of a file."""
         given = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
         if "id2label" in given or _has_other_classes(config_dict, kwargs.get("num_labels")):
             config_dict = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
         return super().from_dict({**config_dict, **given}, **kwargs)
 
-    def validate_classes(self):
+    def validate_classes(self) -> None:
         """Raises a `ValueError` where the classes are not numbered from 0, or one of them is to be ignored."""
         if self.num_labels < 1:
             raise ValueError(f"`num_labels` must be at least 1, got {self.num_labels}.")
@@ -106,7 +108,7 @@ class OffsetLearningFields(LabelledClasses):
     cross_entropy_loss_weight: float | int = 1.0
     dice_loss_weight: float | int = 0.0
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs) -> None:
         super().__post_init__(**kwargs)
         if self.logit_normalization is None:
             # A LayerNorm over one value is constant, and over two is ±1: neither can be learned.
@@ -116,7 +118,7 @@ class OffsetLearningFields(LabelledClasses):
             self.attention_loss_weight = 0.0 if is_published else 0.4
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict, **kwargs) -> PreTrainedConfig:
         """As `PreTrainedConfig.from_dict`, but the caller's classes replace those of a file, and what fits them."""
         own = ("logit_normalization", "attention_loss_weight", "semantic_loss_ignore_index", *LOSS_FIELDS)
         given = {name: kwargs.pop(name) for name in own if name in kwargs}
@@ -129,7 +131,7 @@ class OffsetLearningFields(LabelledClasses):
             config_dict = {name: value for name, value in config_dict.items() if name not in left_out}
         return super().from_dict({**config_dict, **given}, **kwargs)
 
-    def validate_offset_learning(self):
+    def validate_offset_learning(self) -> None:
         """Raises a `ValueError` where fields contradict each other."""
         if self.logit_normalization not in LOGIT_NORMALIZATIONS:
             raise ValueError(
@@ -144,7 +146,7 @@ class OffsetLearningFields(LabelledClasses):
                 f"over so few values, got {self.logit_normalization!r} with {self.num_labels}."
             )
 
-    def validate_losses(self):
+    def validate_losses(self) -> None:
         """Raises a `ValueError` where a field of the loss is out of its range."""
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}; pass 0.1.")

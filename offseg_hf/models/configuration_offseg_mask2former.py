@@ -1,7 +1,7 @@
 """Configuration of Mask2Former with offset learning."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import Mask2FormerConfig
+from transformers import Mask2FormerConfig, PreTrainedConfig
 
 from .configuration_fields import LabelledClasses
 
@@ -35,7 +35,7 @@ class OffSegMask2FormerConfig(LabelledClasses, Mask2FormerConfig):
     ]
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict, **kwargs) -> PreTrainedConfig:
         """As `PreTrainedConfig.from_dict`, of a plain Mask2Former's configuration too."""
         if config_dict.get("model_type") == Mask2FormerConfig.model_type:
             config_dict = {name: value for name, value in config_dict.items() if name != "model_type"}

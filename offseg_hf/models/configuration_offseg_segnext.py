@@ -67,14 +67,14 @@ class OffSegSegNextConfig(OffsetLearningFields, BackboneConfigMixin, PreTrainedC
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs) -> None:
         self.stage_names = ["stem", "stage1", "stage2", "stage3", "stage4"]
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
         )
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Raises a `ValueError` where fields contradict each other."""
         for name in ("hidden_sizes", "depths", "mlp_ratios"):
             values = getattr(self, name)

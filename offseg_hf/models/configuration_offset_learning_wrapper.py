@@ -51,7 +51,13 @@ class OffsetLearningConfig(PreTrainedConfig):
     classifier: str | None = None
     logit_normalization: str = "class_bias"
 
-    def __init__(self, base_config=None, classifier=None, logit_normalization="class_bias", **kwargs):
+    def __init__(
+        self,
+        base_config: PreTrainedConfig | dict | None = None,
+        classifier: str | None = None,
+        logit_normalization: str = "class_bias",
+        **kwargs,
+    ):
         if isinstance(base_config, dict):
             model_type = base_config.get("model_type")
             if model_type not in CONFIG_MAPPING:
@@ -79,31 +85,31 @@ class OffsetLearningConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     @property
-    def id2label(self):
+    def id2label(self) -> dict[int, str]:
         return self.base_config.id2label
 
     @id2label.setter
-    def id2label(self, id2label):
+    def id2label(self, id2label: dict[int, str] | None) -> None:
         id2label = {int(label_id): label for label_id, label in (id2label or {}).items()}
         if id2label and id2label != self.base_config.id2label:
             self.base_config.id2label = id2label
             self.base_config.label2id = {label: label_id for label_id, label in id2label.items()}
 
     @property
-    def label2id(self):
+    def label2id(self) -> dict[str, int]:
         return self.base_config.label2id or {label: label_id for label_id, label in self.id2label.items()}
 
     @label2id.setter
-    def label2id(self, label2id):
+    def label2id(self, label2id: dict[str, int] | None) -> None:
         if label2id is not None:
             self.base_config.label2id = label2id
 
     @property
-    def semantic_loss_ignore_index(self):
+    def semantic_loss_ignore_index(self) -> int:
         return getattr(self.base_config, self._ignore_index_field())
 
     @semantic_loss_ignore_index.setter
-    def semantic_loss_ignore_index(self, ignore_index):
+    def semantic_loss_ignore_index(self, ignore_index: int) -> None:
         setattr(self.base_config, self._ignore_index_field(), ignore_index)
 
     def _ignore_index_field(self):
@@ -111,7 +117,7 @@ class OffsetLearningConfig(PreTrainedConfig):
         return "loss_ignore_index" if hasattr(self.base_config, "loss_ignore_index") else "semantic_loss_ignore_index"
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict, **kwargs) -> PreTrainedConfig:
         """As `PreTrainedConfig.from_dict`, but the caller's classes replace those of a file."""
         found = config_dict.get("model_type", cls.model_type)
         if found != cls.model_type:
@@ -124,17 +130,17 @@ class OffsetLearningConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in LABEL_FIELDS}
         return super().from_dict({**config_dict, **given}, **kwargs)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """As `PreTrainedConfig.to_dict`, with the names of the classes also where readers of a `config.json` look."""
         return super().to_dict() | {name: dict(getattr(self, name)) for name in LABEL_FIELDS}
 
-    def to_diff_dict(self):
+    def to_diff_dict(self) -> dict:
         """As `PreTrainedConfig.to_diff_dict`, the base's fields as in a file of its own."""
         base_config = self.base_config.to_diff_dict()
         base_config.pop("dtype", None)  # loading writes the wrapper's there
         return super().to_diff_dict() | {"base_config": base_config}
 
-    def validate_offset_learning(self):
+    def validate_offset_learning(self) -> None:
         """Raises a `ValueError` where fields contradict each other."""
         if self.logit_normalization not in LOGIT_NORMALIZATIONS:
             raise ValueError(

@@ -1,5 +1,6 @@
 """1×1 convolution with GroupNorm, of which the light decode heads are made."""
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,6 +14,6 @@ class ConvGroupNorm(nn.Module):
         self.gn = nn.GroupNorm(num_groups, out_channels)
         self.relu = relu
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.gn(self.conv(hidden_states))
         return F.relu(hidden_states) if self.relu else hidden_states

@@ -12,11 +12,11 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if not self.training or self.rate == 0:
             return hidden_states
         kept = torch.empty(len(hidden_states), 1, 1, 1, device=hidden_states.device).bernoulli_(1 - self.rate)
         return hidden_states * (kept / (1 - self.rate)).to(hidden_states.dtype)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"rate={self.rate}"

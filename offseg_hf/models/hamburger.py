@@ -42,7 +42,7 @@ class NonNegativeMatrixFactorization(nn.Module):
         self.register_buffer("seeded_bases", torch.empty((1, channels, rank), dtype=torch.int32), persistent=False)
         self.reset_bases()
 
-    def reset_bases(self):
+    def reset_bases(self) -> None:
         bases = torch.rand(
             self.seeded_bases.shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu"
         )
@@ -81,7 +81,7 @@ class NonNegativeMatrixFactorization(nn.Module):
             return torch.rand(shape, dtype=torch.float32, device="cpu").to(features)
         return self.seeded_bases.to(features.dtype) / 2**24
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"channels={self.channels}, rank={self.rank}, steps={self.train_steps}, {self.eval_steps}"
 
 

@@ -6,6 +6,7 @@ numpy do all work on pictures: torchvision would change no number.
 
 import io
 import os
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,13 +20,14 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from .label_map import checked_size, label_map_and_confidence, upsampled_label_map
 from .library_internals import SemanticSegmentationPostProcessorOutput
 
+ImageSource: TypeAlias = str | os.PathLike | bytes | dict | Image.Image | np.ndarray | torch.Tensor  # see `open_image`
 IGNORE_INDEX = 255
 EXIF_ORIENTATION = 0x0112
 # How a mask follows a photo whose EXIF orientation swaps height and width; orientations 1 to 4 keep the size.
 QUARTER_TURNS = {5: np.transpose, 6: lambda ids: np.rot90(ids, -1), 7: lambda ids: np.rot90(ids, 2).T, 8: np.rot90}
 
 
-def open_image(source, name=None, input_data_format=None):
+def open_image(source: ImageSource, name: str | None = None, input_data_format: str | None = None) -> Image.Image:
     """The picture as it is stored: in its own mode, not turned upright, a file's pixels not decoded yet.
 
     Hand the result to both `read_image` and `read_mask(photo=...)`, and the photo is decoded once for the two.
@@ -72,7 +74,7 @@ def open_image(source, name=None, input_data_format=None):
         ) from error
 
 
-def read_image(source, name=None):
+def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """The photo in RGB, upright as its EXIF orientation asks.
 
     Transparency is dropped and the colour under it kept, as transformers' own image loading does; 16-bit grey is
@@ -100,7 +102,7 @@ def read_image(source, name=None):
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_mask(source, photo=None, name=None):
+def read_mask(source: ImageSource, photo: ImageSource | None = None, name: str | None = None) -> np.ndarray:
     """The class id of every pixel, upright, with the ids exactly as stored.
 
     A palette file gives its indices, a 16-bit one its 16-bit ids, an RGB one its ids if the three channels are equal.
@@ -156,7 +158,7 @@ def read_mask(source, photo=None, name=None):
     return ids
 
 
-def reduce_labels(ids):
+def reduce_labels(ids: np.ndarray) -> np.ndarray:
     """The ids one lower, with 0 ("other") as 255 (ignored) and 255 as it was: for files whose classes start at 1.
 
     Args:
@@ -244,7 +246,7 @@ def _as_list(inputs, batch_ndims):
     return list(inputs) if is_batch else [inputs]
 
 
-def size_within_edges(height, width, longest_edge, shortest_edge):
+def size_within_edges(height: int, width: int, longest_edge: int, shortest_edge: int) -> tuple[int, int]:
     """The largest (height, width) of the same ratio whose long and short side are at most these numbers of pixels."""
     scale = min(longest_edge / max(height, width), shortest_edge / min(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -352,7 +354,12 @@ class OffSegImageProcessor(PilBackend):
                 raise ValueError(f"`{name}` must be False, but is True; crop or pad images before this processor.")
         return kwargs
 
-    def preprocess(self, images, segmentation_maps=None, **kwargs: Unpack[OffSegImageProcessorKwargs]):
+    def preprocess(
+        self,
+        images: ImageSource | list[ImageSource],
+        segmentation_maps: ImageSource | list[ImageSource] | None = None,
+        **kwargs: Unpack[OffSegImageProcessorKwargs],
+    ) -> BatchFeature:
         """`pixel_values`, and `labels` if label maps are given, ready for the model.
 
         Args:
@@ -372,7 +379,7 @@ class OffSegImageProcessor(PilBackend):
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
-    def normalize_pixels(self, pixels):
+    def normalize_pixels(self, pixels: np.ndarray) -> torch.Tensor:
         """The rescaled and normalised values of a picture, as these settings say, at its own size.
 
         Args:
@@ -425,8 +432,12 @@ class OffSegImageProcessor(PilBackend):
         return BatchFeature(data=data, tensor_type=options["return_tensors"])
 
     def post_process_semantic_segmentation(
-        self, outputs, target_sizes=None, return_segmentation_scores=False, return_confidence=False
-    ):
+        self,
+        outputs: Any,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        return_segmentation_scores: bool = False,
+        return_confidence: bool = False,
+    ) -> Any:
         """The class id of every pixel of each image, at the size asked for.
 
         Args:

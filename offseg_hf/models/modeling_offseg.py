@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -36,16 +37,16 @@ class OffSegConvModule(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return F.relu(self.bn(self.conv(hidden_states)))
 
-    def is_linear(self):
+    def is_linear(self) -> bool:
         """Whether convolution and BatchNorm are one linear layer: in evaluation, unless replaced or hooked."""
         if type(self.conv) is not nn.Conv2d or type(self.bn) is not nn.BatchNorm2d or self.bn.training:
             return False
         return not any(map(_is_hooked, (self, self.conv, self.bn)))
 
-    def as_linear(self):
+    def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight (out_channels, in_channels) and bias of that layer."""
         dtype = self.conv.weight.dtype
         at_least_float32 = torch.promote_types(dtype, torch.float32)
@@ -62,7 +63,7 @@ class OffSegFusion(OffSegConvModule):
     the 2×2 max-pooling, after which a quarter of the values is left.
     """
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
         size = hidden_states[0].shape[2:]
         weights = self.conv.weight.chunk(len(hidden_states), dim=1)
         fused = F.conv2d(hidden_states[0], weights[0])
@@ -81,14 +82,14 @@ class OffSegDecodeHead(nn.Module):
         self.fusion_conv = OffSegFusion(channels * len(config.hidden_sizes), channels)
         self.offset_learning = OffsetLearning(config.num_labels, channels, config.logit_normalization)
 
-    def forward(self, encoder_hidden_states):
+    def forward(self, encoder_hidden_states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         if self.is_for_inference_on(encoder_hidden_states[0]):
             features = self._features_by_strips(encoder_hidden_states)
         else:
             features = self.fusion_conv([conv(stage) for conv, stage in zip(self.convs, encoder_hidden_states)])
         return self.offset_learning(features), features
 
-    def is_for_inference_on(self, tensor):
+    def is_for_inference_on(self, tensor: torch.Tensor) -> bool:
         """Whether the tensor is on a CPU and nothing is trained or compiled, so that memory traffic can be saved."""
         if torch.is_grad_enabled() or not tensor.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
@@ -132,7 +133,7 @@ class OffSegDecodeHead(nn.Module):
         return F.relu_(torch.cat(features, dim=2).add_(bias[:, None, None]))
 
 
-def in_parts_of_the_batch(forward):
+def in_parts_of_the_batch(forward: Callable) -> Callable:
     """Lets a forward method take a few images at a time where, on a CPU, they then stay in the cache."""
 
     @functools.wraps(forward)

@@ -1,5 +1,7 @@
 """The paper's own network (T, B, L): EfficientFormerV2, FreqFusion and offset learning."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,7 +18,7 @@ from .segmentation_loss import offset_learning_loss
 NUM_INTERLEAVED_GROUPS = 4
 
 
-def interleave(first, second):
+def interleave(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Concatenates two maps: channel group 1 of the first, of the second, group 2 of the first, …"""
     groups = [hidden_states.unflatten(1, (NUM_INTERLEAVED_GROUPS, -1)) for hidden_states in (first, second)]
     return torch.cat(groups, dim=2).flatten(1, 2)  # (B, C₁ + C₂, H, W)
@@ -38,7 +40,7 @@ class OffSegEfficientFormerDecodeHead(nn.Module):
             config.num_labels, config.decoder_hidden_size, config.logit_normalization
         )
 
-    def forward(self, encoder_hidden_states):
+    def forward(self, encoder_hidden_states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         *highs, low = [pre(hidden_state) for pre, hidden_state in zip(self.pre, encoder_hidden_states)]
         for freqfusion, high in zip(self.freqfusions, reversed(highs)):
             low = interleave(*freqfusion(high, low))

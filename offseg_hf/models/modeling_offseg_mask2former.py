@@ -1,5 +1,7 @@
 """Mask2Former with offset learning."""
 
+from typing import Self
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -43,7 +45,12 @@ class OffSegMask2FormerMaskPredictor(nn.Module):
         self.num_heads = num_heads
         self.offset_learning = MaskOffsetLearning(mask_feature_size)
 
-    def forward(self, outputs, pixel_embeddings, attention_mask_target_size=None):
+    def forward(
+        self,
+        outputs: torch.Tensor,
+        pixel_embeddings: torch.Tensor,
+        attention_mask_target_size: tuple[int, int] | None = None,
+    ) -> torch.Tensor:
         mask_embeddings = self.mask_embedder(outputs.transpose(0, 1))  # (B, Q, C)
         masks = self.offset_learning.masks(mask_embeddings, pixel_embeddings)  # (B, Q, H, W)
         attended = F.interpolate(masks.detach(), size=attention_mask_target_size, mode="bilinear").sigmoid()
@@ -87,7 +94,7 @@ class OffSegMask2FormerForUniversalSegmentation(Mask2FormerForUniversalSegmentat
         return False
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs) -> Self | tuple[Self, dict]:
         """As [`~transformers.PreTrainedModel.from_pretrained`]; offsets that trained masks lack start at zero."""
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         new = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
@@ -98,8 +105,13 @@ class OffSegMask2FormerForUniversalSegmentation(Mask2FormerForUniversalSegmentat
         return (model, report) if output_loading_info else model
 
     def get_loss_dict(
-        self, masks_queries_logits, class_queries_logits, mask_labels, class_labels, auxiliary_predictions
-    ):
+        self,
+        masks_queries_logits: torch.Tensor,
+        class_queries_logits: torch.Tensor,
+        mask_labels: list[torch.Tensor],
+        class_labels: list[torch.Tensor],
+        auxiliary_predictions: list[dict[str, torch.Tensor]],
+    ) -> dict[str, torch.Tensor]:
         """As the native method, of a model in any dtype: the points at which masks are compared are in float32."""
         auxiliary_predictions = [
             {**predictions, "masks_queries_logits": predictions["masks_queries_logits"].float()}

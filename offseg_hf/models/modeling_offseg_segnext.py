@@ -1,5 +1,7 @@
 """SegNeXt (MSCAN encoder, T, S, B) with offset learning."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ class OffSegSegNextSqueeze(ConvGroupNorm):
     stage's own resolution and the results are upsampled and added: the concatenation is never made.
     """
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
         size = hidden_states[0].shape[2:]
         weights = self.conv.weight.split([hidden_state.shape[1] for hidden_state in hidden_states], dim=1)
         squeezed = F.conv2d(hidden_states[0], weights[0])
@@ -49,7 +51,7 @@ class OffSegSegNextDecodeHead(nn.Module):
         self.align = ConvGroupNorm(channels, channels, config.num_groups)
         self.offset_learning = OffsetLearning(config.num_labels, channels, config.logit_normalization)
 
-    def forward(self, encoder_hidden_states):
+    def forward(self, encoder_hidden_states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.align(self.hamburger(self.squeeze(encoder_hidden_states[1:])))
         return self.offset_learning(features), features
 

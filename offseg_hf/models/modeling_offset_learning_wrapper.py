@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+from typing import Self
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ class ClassifierOffsetLearning(OffsetLearning):
         return logits.unflatten(2, (height, width))
 
     @torch.no_grad()
-    def start_from(self, classifier: nn.Conv2d):
+    def start_from(self, classifier: nn.Conv2d) -> None:
         """Takes over the classifier's representations and, where it can, its bias; both offsets start at zero."""
         self.cls_repr.copy_(classifier.weight.flatten(1))  # (K, C)
         self.cls_offset_proj.weight.zero_()
@@ -167,11 +168,11 @@ class OffsetLearningForSemanticSegmentation(PreTrainedModel):
         """The layer that stands in place of the base's classifier."""
         return self.model.get_submodule(self.config.classifier)
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Does nothing: the base and the layer were initialised when they were made."""
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs) -> Self | tuple[Self, dict]:
         """As [`~transformers.PreTrainedModel.from_pretrained`]; what a file lacks of offset learning starts anew."""
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         new = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
@@ -242,7 +243,7 @@ class OffsetLearningForSemanticSegmentation(PreTrainedModel):
         wrapper.offset_learning.train(replaced.training)
         return wrapper
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs):
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         """Segments a batch of images, as the base does.
 
         Args:

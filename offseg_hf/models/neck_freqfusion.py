@@ -73,7 +73,7 @@ class FreqFusionConv(nn.Conv2d):
         self.std = std  # nn.Conv2d resets its parameters on construction
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         if self.std is None:
             nn.init.xavier_uniform_(self.weight)
         else:
@@ -94,7 +94,7 @@ class SimilarityResampler(nn.Module):
         self.hr_offset = FreqFusionConv(8, num_offsets, std=0.001)
         self.hr_direct_scale = FreqFusionConv(channels, num_offsets, std=0.0)
 
-    def forward(self, upsampled, high, low):
+    def forward(self, upsampled: torch.Tensor, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
         high, low = self.norm_hr(high), self.norm_lr(low)
         offset = self.offset(neighbour_similarity(low))
         offset = offset + F.pixel_unshuffle(self.hr_offset(neighbour_similarity(high)), 2)
@@ -104,7 +104,7 @@ class SimilarityResampler(nn.Module):
         resampled = F.grid_sample(groups.to(positions.dtype), positions, padding_mode="border", align_corners=False)
         return resampled.unflatten(0, (-1, NUM_RESAMPLED_GROUPS)).flatten(1, 2).to(upsampled.dtype)
 
-    def positions(self, offset):
+    def positions(self, offset: torch.Tensor) -> torch.Tensor:
         """Offsets in pixels of the coarse map (B, 2*groups*2*2, h, w) → where to sample (B*groups, 2h, 2w, 2)."""
         height, width = offset.shape[2:]
         offset = offset.unflatten(1, (2, NUM_RESAMPLED_GROUPS, 2, 2))  # (B, xy, groups, sub-row, sub-column, h, w)
@@ -158,6 +158,6 @@ class FreqFusion(nn.Module):
         return sharpen(high, sharpening), self.dysampler(upsampled, compressed_high, compressed_low)
 
 
-def sharpen(features, scores):
+def sharpen(features: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """A map plus its difference from itself smoothed, with kernels (before their softmax) of each pixel's own."""
     return 2 * features - reassemble(features, scores.softmax(dim=1))

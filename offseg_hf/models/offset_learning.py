@@ -48,11 +48,11 @@ class LogitLayerNorm(nn.LayerNorm):
         self.gain = gain  # the start of the learned gain; nn.LayerNorm resets its parameters on construction
         super().__init__(num_classes)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         nn.init.constant_(self.weight, self.gain)
         nn.init.zeros_(self.bias)
 
-    def forward(self, logits):
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
         logits = _at_least_float32(logits)
         logits = logits - logits.mean(dim=1, keepdim=True)
         variance = logits.square().mean(dim=1, keepdim=True)  # (B, 1, N)
@@ -66,10 +66,10 @@ class ClassBias(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         nn.init.zeros_(self.bias)
 
-    def forward(self, logits):
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
         return _at_least_float32(logits) + self.bias[:, None]
 
 
@@ -105,7 +105,7 @@ class OffsetLearning(nn.Module):
             self.mask_norm = LogitLayerNorm(num_classes, gain)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         for weight in (self.cls_repr, self.cls_offset_proj.weight, self.feat_offset_proj.weight):
             nn.init.trunc_normal_(weight, std=0.02)
         self.mask_norm.reset_parameters()
@@ -180,7 +180,7 @@ class MaskOffsetLearning(nn.Module):
         self.feat_offset_proj = nn.Linear(channels, channels, bias=False)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         for weight in (self.cls_offset_proj.weight, self.feat_offset_proj.weight):
             nn.init.trunc_normal_(weight, std=0.02)
 

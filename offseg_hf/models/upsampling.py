@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 
-def upsample(hidden_states, size):
+def upsample(hidden_states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(B, C, h, w) → (B, C, *size), bilinear."""
     if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled():
         # Inductor (torch 2.13, CPU) loses the gradients of interpolations that are added up; of products it does not.

@@ -3,11 +3,13 @@
 # ruff: noqa: I001
 from PIL import Image
 from PIL import ImageOps
+from collections.abc import Sequence
 from numpy.typing import ArrayLike
 from transformers import AutoModelForSemanticSegmentation
 from transformers import AutoModelForUniversalSegmentation
 from transformers import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
 from transformers import PreTrainedConfig
+from typing import TypeAlias
 import io
 import numpy as np
 import os
@@ -47,10 +49,13 @@ def predicted_labels(config: PreTrainedConfig) -> dict[int, str]:
     return dict(config.id2label)
 
 
+ImageSource: TypeAlias = str | os.PathLike | bytes | dict | Image.Image | np.ndarray | torch.Tensor  # see `open_image`
+
+
 EXIF_ORIENTATION = 0x0112
 
 
-def open_image(source, name=None, input_data_format=None):
+def open_image(source: ImageSource, name: str | None = None, input_data_format: str | None = None) -> Image.Image:
     """The picture as it is stored: in its own mode, not turned upright, a file's pixels not decoded yet.
 
     Hand the result to both `read_image` and `read_mask(photo=...)`, and the photo is decoded once for the two.
@@ -97,7 +102,7 @@ def open_image(source, name=None, input_data_format=None):
         ) from error
 
 
-def read_image(source, name=None):
+def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """The photo in RGB, upright as its EXIF orientation asks.
 
     Transparency is dropped and the colour under it kept, as transformers' own image loading does; 16-bit grey is
@@ -190,7 +195,7 @@ def _as_uint8(pixels, label):
 MAX_CHUNK_VALUES = 2**19  # of the cells handled at once: 2 MB in float32, which stay in the processor's cache
 
 
-def upsampled_label_map(logits, size):
+def upsampled_label_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The class id of every pixel: "upsample all logits, then arg-max", without holding all upsampled logits.
 
     The same as `F.interpolate(logits.float(), size, mode="bilinear", align_corners=False).argmax(1)`, the first of
@@ -213,7 +218,7 @@ def upsampled_label_map(logits, size):
     return torch.stack([_label_map(image_logits, size) for image_logits in logits])
 
 
-def checked_size(size, name):
+def checked_size(size: Sequence[int] | torch.Size, name: str) -> tuple[int, int]:
     """`size` as a pair of numbers."""
     pair = tuple(int(side) for side in np.ravel(size))
     if len(pair) != 2 or min(pair) < 1:

@@ -22,7 +22,7 @@ except ImportError:  # in a newer library: no encoder is changed then
     SegformerDepthWiseConv = SegformerOverlapPatchEmbeddings = SegformerSequenceReduction = SegformerStage = nn.Module
 
 
-def keep_channels_last(encoder):
+def keep_channels_last(encoder: nn.Module) -> None:
     """Changes how an encoder computes, but not what: its weights and their names stay.
 
     Where the library's encoder is made of other parts than this code knows, nothing is changed at all: half of the
@@ -61,12 +61,12 @@ def _is_known(name, changed, encoder):
     )
 
 
-def to_map(tokens, height, width):
+def to_map(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(B, H*W, C) → (B, C, H, W), channels-last, without a copy."""
     return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def to_tokens(hidden_states):
+def to_tokens(hidden_states: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) → (B, H*W, C), without a copy of a channels-last map."""
     return hidden_states.permute(0, 2, 3, 1).flatten(1, 2)
 
@@ -76,7 +76,7 @@ class ChannelsLastPatchEmbeddings(SegformerOverlapPatchEmbeddings):
 
     layers = ("proj", "layer_norm")
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         embeddings = self.proj(pixel_values.contiguous(memory_format=torch.channels_last))
         height, width = embeddings.shape[2:]
         return self.layer_norm(to_tokens(embeddings)), height, width
@@ -87,7 +87,7 @@ class ChannelsLastSequenceReduction(SegformerSequenceReduction):
 
     layers = ("sequence_reduction", "layer_norm")
 
-    def forward(self, hidden_states, height, width):
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return self.layer_norm(to_tokens(self.sequence_reduction(to_map(hidden_states, height, width))))
 
 
@@ -96,7 +96,7 @@ class ChannelsLastDepthWiseConv(SegformerDepthWiseConv):
 
     layers = ("dwconv",)
 
-    def forward(self, hidden_states, height, width):
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return to_tokens(self.dwconv(to_map(hidden_states, height, width)))
 
 
@@ -105,7 +105,7 @@ class ChannelsLastStage(SegformerStage):
 
     layers = ("patch_embeddings", "blocks", "layer_norm", "reshape")
 
-    def forward(self, hidden_states, **kwargs):
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
         hidden_states, height, width = self.patch_embeddings(hidden_states)
         for block in self.blocks:
             hidden_states = block(hidden_states, height, width, **kwargs)

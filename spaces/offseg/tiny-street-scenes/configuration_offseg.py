@@ -1,7 +1,7 @@
 """Configuration of SegFormer with offset learning."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import SegformerConfig
+from transformers import PreTrainedConfig, SegformerConfig
 
 from .configuration_fields import OffsetLearningFields
 
@@ -35,14 +35,14 @@ class OffSegConfig(OffsetLearningFields, SegformerConfig):
     decoder_hidden_size: int = 256
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict, **kwargs) -> PreTrainedConfig:
         """As `PreTrainedConfig.from_dict`, of a plain SegFormer's configuration too."""
         if config_dict.get("model_type") == SegformerConfig.model_type:
             foreign = {"model_type", "decoder_hidden_size"}  # 768 for B2 to B5 there, 256 for every size here
             config_dict = {name: value for name, value in config_dict.items() if name not in foreign}
         return super().from_dict(config_dict, **kwargs)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Raises a `ValueError` where fields contradict each other."""
         per_stage = (
             "depths",

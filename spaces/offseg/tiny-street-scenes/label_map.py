@@ -5,6 +5,8 @@ that class stays the best; where the neighbours disagree, only the classes that 
 them can win. Most cells of a trained model's logits are of the first kind, and few classes are left in the others.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 MAX_CHUNK_VALUES = 2**19  # of the cells handled at once: 2 MB in float32, which stay in the processor's cache
 
 
-def upsampled_label_map(logits, size):
+def upsampled_label_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The class id of every pixel: "upsample all logits, then arg-max", without holding all upsampled logits.
 
     The same as `F.interpolate(logits.float(), size, mode="bilinear", align_corners=False).argmax(1)`, the first of
@@ -35,12 +37,12 @@ def upsampled_label_map(logits, size):
     return torch.stack([_label_map(image_logits, size) for image_logits in logits])
 
 
-def label_map_and_confidence(logits, size):
+def label_map_and_confidence(logits: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The label map of one image's logits (K, h, w), and the float32 probabilities of its classes, both of `size`."""
     return _from_all_classes(logits, size, with_confidence=True)
 
 
-def checked_size(size, name):
+def checked_size(size: Sequence[int] | torch.Size, name: str) -> tuple[int, int]:
     """`size` as a pair of numbers."""
     pair = tuple(int(side) for side in np.ravel(size))
     if len(pair) != 2 or min(pair) < 1:

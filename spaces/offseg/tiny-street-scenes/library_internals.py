@@ -5,15 +5,17 @@ of these names a model may be slower, or lack what is said beside the name, but 
 """
 
 import functools
+from collections.abc import Callable
 
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BatchFeature
 
 try:
     from transformers.utils.generic import can_return_tuple
 except ImportError:
 
-    def can_return_tuple(forward):
+    def can_return_tuple(forward: Callable) -> Callable:
         """Lets a method that returns a `ModelOutput` return a tuple where `return_dict` is False."""
 
         @functools.wraps(forward)
@@ -29,7 +31,7 @@ try:
     from transformers.backbone_utils import filter_output_hidden_states
 except ImportError:
 
-    def filter_output_hidden_states(forward):
+    def filter_output_hidden_states(forward: Callable) -> Callable:
         """Lets a method that always returns hidden states return them where `output_hidden_states` is asked for."""
 
         @functools.wraps(forward)
@@ -47,7 +49,7 @@ try:
     from transformers.utils.output_capturing import capture_outputs
 except ImportError:
 
-    def capture_outputs(forward):
+    def capture_outputs(forward: Callable) -> Callable:
         """Adds what the modules named in `_can_record_outputs` return; not to be compiled or shared by threads."""
 
         @can_return_tuple
@@ -84,7 +86,7 @@ except ImportError:
     maybe_install_capturing_hooks = None
 
 
-def install_capturing_hooks(model):
+def install_capturing_hooks(model: PreTrainedModel) -> None:
     """Prepares a native model for `output_hidden_states` and `output_attentions`.
 
     Else done by the first forward, which `torch.compile` cannot trace: where the name is gone, such a model must be
@@ -103,7 +105,7 @@ except ImportError:
     get_model_conversion_mapping = rename_source_key = None
 
 
-def current_names(model, names):
+def current_names(model: PreTrainedModel, names: list[str]) -> dict[str, str] | None:
     """What `from_pretrained` calls entries that have a checkpoint's historical names.
 
     Args:
@@ -119,13 +121,13 @@ def current_names(model, names):
     return {name: rename_source_key(name, renamings, [])[0] for name in names}
 
 
-def adopt_attention(config, base_config):
+def adopt_attention(config: PreTrainedConfig, base_config: PreTrainedConfig) -> None:
     """Lets a configuration name the attention that the model inside it uses, where the library has one to name."""
     if hasattr(base_config, "_attn_implementation"):
         config._attn_implementation_internal = base_config._attn_implementation
 
 
-def attention_choice(base_config):
+def attention_choice(base_config: PreTrainedConfig) -> dict:
     """The `attn_implementation` that leaves a configuration inside another as it is."""
     return {"": getattr(base_config, "_attn_implementation", None), "base_config": {}}
 

@@ -9,7 +9,9 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
 # Logits in a strip (of a row at least): on a CPU it should stay in the cache, elsewhere repay starting the kernels.
 CPU_STRIP_SIZE = 2**20
@@ -87,7 +89,9 @@ def segmentation_loss(
     return _sum_of_strips(logits.detach(), labels, losses)
 
 
-def offset_learning_loss(layer, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, config):
+def offset_learning_loss(
+    layer: nn.Module, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, config: PreTrainedConfig
+) -> torch.Tensor:
     """[`segmentation_loss`] of the logits and, in training, of the coupled attention as the configuration weighs it.
 
     Args:
