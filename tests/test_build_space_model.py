@@ -3,11 +3,14 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 import offseg_hf
 
 SCRIPT = Path(offseg_hf.__file__).parents[1] / "scripts" / "build_space_model.py"
 
 
+@pytest.mark.slow
 def test_space_model_is_trained_measured_and_written(tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("build_space_model", SCRIPT)
     script = importlib.util.module_from_spec(spec)

@@ -48,7 +48,9 @@ def test_models_are_registered_when_the_package_is_imported_twice(again, tmp_pat
 
 def test_names_are_those_of_the_reloaded_modules():
     code = """
-import importlib, offseg_hf
+import importlib, sys
+sys.argv[0] = "offseg"  # so that nothing is registered, which takes seconds
+import offseg_hf
 before = offseg_hf.variant_config
 importlib.reload(importlib.import_module("offseg_hf.variants"))
 importlib.reload(offseg_hf)
@@ -59,6 +61,7 @@ assert "SegmentationTrainer" in dir(offseg_hf)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_models_are_registered_after_a_notebooks_autoreload(tmp_path):
     pytest.importorskip("IPython", reason="needs the extra `dev`")
     package = Path(offseg_hf.__file__).parent
@@ -94,6 +97,7 @@ cell("assert isinstance(config, offseg_hf.OffSegConfig)")
     assert "autoreload of" not in result.stderr, result.stderr  # which says so where a reload failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [["-m", "mine.program"], ["offseg.py"]], ids=" ".join)
 def test_models_are_registered_in_programs_of_a_persons_own(program, tmp_path):
     (tmp_path / "mine").mkdir()

@@ -29,6 +29,7 @@ def run(model, output, *arguments):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_benchmark_measures_every_case_and_leaves_tables_record_and_picture(model, tmp_path, capsys):
     measures = ("forward", "photo", "post_processing", "training", "counts")
     run(model, tmp_path / "new", "--measure", *measures, "--sizes", "32x64", "64", "--training_batch_size", "2")

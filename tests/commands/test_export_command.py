@@ -22,6 +22,7 @@ def model(tmp_path):
     return model
 
 
+@pytest.mark.slow
 def test_label_map_is_that_of_the_upsampled_logits(model, tmp_path, capsys):
     assert main(["--model", f"{tmp_path}/model", "--output", f"{tmp_path}/new", "--task", "label_map"]) == 0
     assert (

@@ -51,12 +51,20 @@ def test_unknown_command_is_told_the_known_ones(capsys, name, meant):
     assert printed[1:] == [f"offseg: error: the command must be one of {', '.join(COMMANDS)}, got '{name}'.{meant}"]
 
 
-@pytest.mark.parametrize("program", ["offseg", "/usr/bin/offseg", "Scripts/OFFSEG.exe", "-m"])
+@pytest.mark.parametrize("program", ["offseg", "/usr/bin/offseg", "Scripts/OFFSEG.exe"])
 def test_help_loads_nothing_heavy(program):
     words = [program, "train", "--help"]
     printed = run(CALL.format(argv=words, heavy=set(HEAVY)))
     assert "--model_name_or_path" in printed
     assert printed.splitlines()[-1] == ""
+
+
+def test_help_loads_nothing_heavy_when_the_package_is_run_as_a_module():
+    command = [sys.executable, "-X", "importtime", "-m", "offseg_hf", "train", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert "offseg_hf.training.options" in loaded and not loaded & set(HEAVY)
+    assert "--model_name_or_path" in result.stdout
 
 
 def test_help_of_all_commands_loads_nothing_heavy_and_has_two_command_lines_each():

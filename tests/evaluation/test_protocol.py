@@ -117,6 +117,7 @@ def test_labels_are_reduced_when_the_image_processor_says_so(scenes):
     assert pixels[1] == [*pixels[0][1:], 0] and pixels[0][0] > 0
 
 
+@pytest.mark.slow
 def test_result_is_that_of_one_process_when_there_are_two(scenes, tmp_path):
     program = tmp_path / "measure.py"
     program.write_text(f"""
