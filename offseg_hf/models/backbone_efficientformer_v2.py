@@ -110,7 +110,7 @@ class EfficientFormerV2SelfAttention(EfficientFormerV2Attention):
         self.talking_head1 = nn.Conv2d(self.num_heads, self.num_heads, kernel_size=1)
         self.talking_head2 = nn.Conv2d(self.num_heads, self.num_heads, kernel_size=1)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = hidden_states.shape[2:]
         if self.stride_conv is not None:
             hidden_states = self.stride_conv(hidden_states)
@@ -148,7 +148,7 @@ class EfficientFormerV2DownsampleAttention(EfficientFormerV2Attention):
         )
         self.q = EfficientFormerV2DownsampleQuery(in_channels, self.num_heads * config.downsample_key_dim)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attention = self.scores(self.q(hidden_states), self.k(hidden_states)).softmax(dim=-1)
         return self.proj(self.attend(attention, self.v(hidden_states))), attention
 

@@ -114,7 +114,7 @@ class MscanStage(nn.Module):
         self.blocks = nn.ModuleList([MscanBlock(config, stage, rate) for rate in drop_path_rates])
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         embeddings = self.patch_embed(hidden_states)
         hidden_states = embeddings
         for block in self.blocks:

@@ -76,7 +76,7 @@ class ChannelsLastPatchEmbeddings(SegformerOverlapPatchEmbeddings):
 
     layers = ("proj", "layer_norm")
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int, int]:
         embeddings = self.proj(pixel_values.contiguous(memory_format=torch.channels_last))
         height, width = embeddings.shape[2:]
         return self.layer_norm(to_tokens(embeddings)), height, width

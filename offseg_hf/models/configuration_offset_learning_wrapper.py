@@ -89,7 +89,7 @@ class OffsetLearningConfig(PreTrainedConfig):
         return self.base_config.id2label
 
     @id2label.setter
-    def id2label(self, id2label: dict[int, str] | None) -> None:
+    def id2label(self, id2label: dict[int, str] | dict[str, str] | None) -> None:
         id2label = {int(label_id): label for label_id, label in (id2label or {}).items()}
         if id2label and id2label != self.base_config.id2label:
             self.base_config.id2label = id2label

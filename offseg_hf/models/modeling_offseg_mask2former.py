@@ -50,7 +50,7 @@ class OffSegMask2FormerMaskPredictor(nn.Module):
         outputs: torch.Tensor,
         pixel_embeddings: torch.Tensor,
         attention_mask_target_size: tuple[int, int] | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         mask_embeddings = self.mask_embedder(outputs.transpose(0, 1))  # (B, Q, C)
         masks = self.offset_learning.masks(mask_embeddings, pixel_embeddings)  # (B, Q, H, W)
         attended = F.interpolate(masks.detach(), size=attention_mask_target_size, mode="bilinear").sigmoid()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from .checkpoint_entries import rename_checkpoint_entries
 from .configuration_offset_learning_wrapper import OffsetLearningConfig
@@ -243,7 +244,7 @@ class OffsetLearningForSemanticSegmentation(PreTrainedModel):
         wrapper.offset_learning.train(replaced.training)
         return wrapper
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs) -> ModelOutput | tuple:
         """Segments a batch of images, as the base does.
 
         Args:

@@ -356,8 +356,8 @@ class OffSegImageProcessor(PilBackend):
 
     def preprocess(
         self,
-        images: ImageSource | list[ImageSource],
-        segmentation_maps: ImageSource | list[ImageSource] | None = None,
+        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+        segmentation_maps: ImageSource | list[ImageSource] | tuple[ImageSource, ...] | None = None,
         **kwargs: Unpack[OffSegImageProcessorKwargs],
     ) -> BatchFeature:
         """`pixel_values`, and `labels` if label maps are given, ready for the model.
