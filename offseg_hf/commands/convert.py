@@ -12,6 +12,7 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg convert`."""
     parser = CommandParser("convert", __doc__)
     parser.add_argument("--checkpoint", required=True, help="File to convert: .pth or .safetensors.")
     parser.add_argument("--output", required=True, help="Folder to write.")
@@ -22,6 +23,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> None:
+    """Runs `offseg convert`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
 

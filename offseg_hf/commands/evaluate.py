@@ -16,6 +16,7 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg evaluate`."""
     parser = CommandParser("evaluate", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument(
@@ -44,6 +45,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> int:
+    """Runs `offseg evaluate`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.pictures < 0:

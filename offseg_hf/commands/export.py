@@ -11,6 +11,7 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg export`."""
     parser = CommandParser("export", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument("--output", required=True, help="Folder to write, new or empty.")
@@ -25,6 +26,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> None:
+    """Runs `offseg export`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
 

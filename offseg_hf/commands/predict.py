@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg predict`."""
     parser = CommandParser("predict", __doc__)
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument("--input", required=True, help="Photo, or folder of photos (sub-folders are left out).")
@@ -34,6 +35,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> int:
+    """Runs `offseg predict`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
 

@@ -16,6 +16,7 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg prepare`."""
     parser = CommandParser("prepare", __doc__)
     parser.add_argument("--dataset", required=True, help="Folder of photos and masks, or a name such as ade20k.")
     parser.add_argument("--data_dir", help="Folder of the official download of a data set that is given by its name.")
@@ -45,6 +46,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> int:
+    """Runs `offseg prepare`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.label_table and not args.labels:

@@ -15,6 +15,7 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg publish`."""
     parser = CommandParser("publish", __doc__)
     parser.add_argument("--model", required=True, help="Folder of the model and its image processor.")
     parser.add_argument("--repo", required=True, help="Repository, NAMESPACE/NAME; made if it does not exist.")
@@ -28,6 +29,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> None:
+    """Runs `offseg publish`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
 

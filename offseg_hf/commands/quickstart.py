@@ -16,6 +16,7 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg quickstart`."""
     parser = CommandParser("quickstart", __doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="New or empty folder.")
     parser.add_argument("--max_steps", type=int, default=550, help="Training steps.")
@@ -26,6 +27,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> None:
+    """Runs `offseg quickstart`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):

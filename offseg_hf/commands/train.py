@@ -47,6 +47,7 @@ def full_parser() -> "HfArgumentParser":
 
 @exit_code
 def main(argv: list[str] | None = None) -> int:
+    """Runs `offseg train`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     words = sys.argv[1:] if argv is None else argv
     parser = build_parser()
     if {"-h", "--help"} & {*words}:

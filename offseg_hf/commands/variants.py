@@ -35,6 +35,7 @@ products.
 
 
 def build_parser() -> CommandParser:
+    """The parser of `offseg variants`."""
     parser = CommandParser("variants", __doc__)
     parser.add_argument("variants", nargs="*", help="Variants to list; all by default.")
     parser.add_argument("--output", type=Path, help="Markdown file to write too, with an explanation.")
@@ -44,6 +45,7 @@ def build_parser() -> CommandParser:
 
 @exit_code
 def main(argv: list[str] | None = None) -> None:
+    """Runs `offseg variants`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.output is not None and args.output.exists() and not args.overwrite:

@@ -102,18 +102,19 @@ def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> di
         ValueError: where it is not clear what the classes are.
     """
     preset = find_preset(data_args.dataset)
-    num_given = (model_args.labels is not None) + (model_args.num_labels is not None)
-    if num_given > 1 or (num_given == 0 and preset is None):
-        raise ValueError(
-            "`labels` or `num_labels` must be given, and not both, unless `dataset` is one of "
-            f"{', '.join(PRESETS)}; give the classes either as --labels sky,road,car (or a file) or as --num_labels 3."
-        )
-    if model_args.labels is not None:
-        return read_id2label(model_args.labels)
-    if preset is not None and model_args.num_labels in (None, len(preset.class_names)):
+    labels, num_labels = model_args.labels, model_args.num_labels
+    if labels is not None and num_labels is None:
+        return read_id2label(labels)
+    if labels is None and num_labels is not None:
+        if preset is not None and num_labels == len(preset.class_names):
+            return preset.id2label
+        return {label_id: f"LABEL_{label_id}" for label_id in range(num_labels)}
+    if labels is None and preset is not None:
         return preset.id2label
-    assert model_args.num_labels is not None  # as the first check says
-    return {label_id: f"LABEL_{label_id}" for label_id in range(model_args.num_labels)}
+    raise ValueError(
+        "`labels` or `num_labels` must be given, and not both, unless `dataset` is one of "
+        f"{', '.join(PRESETS)}; give the classes either as --labels sky,road,car (or a file) or as --num_labels 3."
+    )
 
 
 def image_processor_from_arguments(data_args: DataArguments) -> OffSegImageProcessor:

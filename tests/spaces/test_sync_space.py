@@ -32,8 +32,9 @@ def clone(sync_space, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_copies_are_those_that_the_script_writes(sync_space):
+def test_copies_are_those_that_the_script_writes(sync_space, capsys):
     sync_space.main(["--check"])
+    assert capsys.readouterr().out == ""  # the files that differ
 
 
 @pytest.mark.parametrize("num_colours", [1, 8, 300])
