@@ -98,7 +98,8 @@ def __dir__() -> list[str]:
 def _is_the_command():
     """Whether the process is `offseg`, or `python -m offseg_hf`, for which Python sets "-m" while it looks for it."""
     program = Path(sys.argv[0] if sys.argv else "").name.lower()
-    is_module = program == "-m" and any(word.split(".")[0] == __name__ for word in sys.orig_argv)
+    words = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if program == "-m" and "-m" in sys.orig_argv else []
+    is_module = bool(words) and words[0].split(".")[0] == __name__
     return is_module or program in ("offseg", "offseg.exe")
 
 

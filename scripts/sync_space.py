@@ -21,10 +21,9 @@ MODEL = SPACE / "tiny-street-scenes"
 COPIED = {  # module of the package → what the Space calls of it
     "offseg_hf.model_types": ("auto_model_class", "predicted_labels"),
     "offseg_hf.models.image_processing_offseg": ("read_image",),
-    "offseg_hf.models.label_map": ("upsampled_label_map",),
-    "offseg_hf.models.modeling_offseg_mask2former": ("semantic_scores",),
     "offseg_hf.pictures.overlays": ("overlay",),
     "offseg_hf.pictures.palettes": ("default_palette",),
+    "offseg_hf.prediction.scores": ("label_maps",),
 }
 HEADING = '''"""Functions of the package `offseg_hf`, written here by its scripts/sync_space.py: change them there."""
 

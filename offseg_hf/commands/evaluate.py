@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         protocol = {name: getattr(args, name) for name in ("window_size", "stride", "flip", "scales")}
         settings: dict[str, Any] = {"do_reduce_labels": True} if args.do_reduce_labels else {}
         preset = find_preset(args.dataset)
-        if preset and not args.do_reduce_labels:
-            settings["do_reduce_labels"] = preset.reduce_labels and not args.label_table
+        if (preset or args.label_table) and not args.do_reduce_labels:  # whatever the model was trained on
+            settings["do_reduce_labels"] = preset is not None and preset.reduce_labels and not args.label_table
         if edges := args.size or (preset and preset.eval_size):
             settings["size"] = {"longest_edge": max(edges), "shortest_edge": min(edges)}
         image_processor = OffSegImageProcessor.from_pretrained(args.model, **settings)

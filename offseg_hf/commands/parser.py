@@ -69,6 +69,9 @@ def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except SystemExit as end:  # argparse's, after its help or a mistake
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+                return 1
             return int(end.code or 0)
         except KeyboardInterrupt:
             print("\nstopped by Ctrl-C", file=sys.stderr)

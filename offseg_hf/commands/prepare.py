@@ -1,7 +1,7 @@
 """Writes photos and masks as Parquet shards, checked, for streaming from disk, HTTP or the Hub.
 
     offseg prepare --dataset photos_and_masks --labels sky,road,car --output data/mine --num_proc 8
-    offseg prepare --dataset ade20k --data_dir ADEChallengeData2016 --output data/ade20k \
+    offseg prepare --dataset ade20k --data_dir ADEChallengeData2016 --output data/ade20k \\
         --push_to_hub org/ade20k
 
 The files are kept bit for bit, in one random order. After an interruption the same command goes on where it stopped.
@@ -49,8 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs `offseg prepare`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.label_table and not args.labels:
-        parser.error("`--label_table` needs `--labels`, the names of the classes that the ids stand for; pass both.")
+    for name in ("label_table", "do_reduce_labels"):
+        if getattr(args, name) and not args.labels and args.data_dir is None:
+            parser.error(f"`--{name}` needs `--labels`, the names of the classes that the ids stand for; pass both.")
 
     from offseg_hf.data.labels import read_id2label, read_label_table
     from offseg_hf.data.preparation import check_redistribution, prepare_dataset, prepared_files

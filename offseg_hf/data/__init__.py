@@ -27,12 +27,10 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first asked for."""
+    """A public name's module is loaded when the name is first asked for; what it means is asked anew each time."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

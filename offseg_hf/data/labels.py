@@ -110,6 +110,8 @@ class LabelTable:
     def __init__(self, class_ids: dict[int, int], name: str | None = None):
         self.class_ids = dict(class_ids)
         self.name = name
+        if not class_ids:
+            raise ValueError("`label_table` must say what at least one stored id means, got none; fill it.")
         stored, classes = np.array(list(class_ids.items()), np.int64).T
         if stored.min() < -1 or stored.max() > 65535:
             raise ValueError(

@@ -47,7 +47,7 @@ def evaluate_model(
     """Measures a model by the benchmarks' protocol: each photo by itself, with labels at their own resolution.
 
     Photos are resized as the image processor says, at every scale; for how they become label maps of the labels' size
-    see [`~offseg_hf.prediction.label_maps.label_maps_in_bands`]. No labels are given to the model.
+    see [`~offseg_hf.prediction.windows.label_maps_in_bands`]. No labels are given to the model.
 
     In a program started by `accelerate launch` or `torchrun`, each process measures its share of the examples, every
     one exactly once, and all get the same result.

@@ -60,8 +60,8 @@ class SegmentationTrainer(Trainer):
     - Evaluation: mean IoU and the like, exactly, by a confusion matrix at the labels' resolution, in constant memory.
       Several processes evaluate every photo once, whatever the sizes.
     - Checkpoints: a folder appears when everything in it is written.
-    - Records, in `args.output_dir`: at every evaluation on `eval_dataset` a line of `evaluations.jsonl`, the picture
-      `curves.png` (at every checkpoint and at the end too) and `predictions/step-000500.jpg`, a sheet of
+    - Records, in `args.output_dir`: at every evaluation on `eval_dataset`, where that is one data set, a line of
+      `evaluations.jsonl`, the picture `curves.png` (at every checkpoint and at the end too) and `predictions/step-000500.jpg`, a sheet of
       `args.num_prediction_examples` fixed examples, which TensorBoard shows too. A training that resumes drops what
       was recorded of later steps than it resumes from, and one that starts anew drops all.
     - Progress bar and logs: the learning rate of the head and the examples per second besides.
@@ -312,8 +312,8 @@ class SegmentationTrainer(Trainer):
         name = f"checkpoint-{self.state.global_step}"
         self._unfinished = str(output_dir / UNFINISHED)
         unfinished, final = output_dir / UNFINISHED / name, output_dir / name
-        if self.args.should_save and unfinished.exists():
-            shutil.rmtree(unfinished)  # of a run that was killed
+        if self.args.should_save:
+            shutil.rmtree(unfinished.parent, ignore_errors=True)  # of a run that was killed, at whatever step
         self.accelerator.wait_for_everyone()
         try:
             with without_progress_bars():  # of the shards that are written

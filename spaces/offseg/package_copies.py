@@ -9,6 +9,7 @@ from transformers import AutoModelForSemanticSegmentation
 from transformers import AutoModelForUniversalSegmentation
 from transformers import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
 from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
 from typing import TypeAlias
 import io
 import numpy as np
@@ -192,6 +193,152 @@ def _as_uint8(pixels, label):
     )
 
 
+IGNORE_COLOUR = (26, 26, 30)  # of pixels that have no class
+
+
+IGNORE_INDEX = 255
+
+
+def colorize(label_map: np.ndarray, palette: ArrayLike) -> Image.Image:
+    """The label map in the colours of its classes.
+
+    Args:
+        label_map (`np.ndarray`): integer class ids of shape (height, width). 255 stands for ignored pixels, which come
+            out dark, unless the palette has a colour for it.
+        palette (array-like): colours of the K classes, shape (K, 3), integers from 0 to 255.
+
+    Returns:
+        `PIL.Image.Image`: an RGB picture of the same size.
+
+    Raises:
+        ValueError: if an id has no colour, or the label map is not of shape (height, width).
+    """
+    label_map, colours = _checked(label_map, palette)
+    return Image.fromarray(colours[label_map])
+
+
+def overlay(image: Image.Image, label_map: np.ndarray, palette: ArrayLike, opacity: float = 0.5) -> Image.Image:
+    """The photo, tinted in the colours of its classes; ignored pixels stay as they are.
+
+    Args:
+        image (`PIL.Image.Image`): the photo.
+        label_map (`np.ndarray`): integer class ids of shape (height, width), the photo's size; 255 for ignored pixels.
+        palette (array-like): colours of the K classes, shape (K, 3), integers from 0 to 255.
+        opacity (`float`): from 0, the photo alone, to 1, the colours alone.
+
+    Returns:
+        `PIL.Image.Image`: an RGB picture of the same size.
+
+    Raises:
+        ValueError: if sizes differ, an id has no colour, or `opacity` lies outside [0, 1].
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"`opacity` must lie between 0 and 1, got {opacity}.")
+    colours = colorize(label_map, palette)
+    if colours.size != image.size:
+        raise ValueError(
+            f"`label_map` must have the size of the photo, {image.height}x{image.width}, got "
+            f"{colours.height}x{colours.width}: resize it with nearest-neighbour interpolation."
+        )
+    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy an RGB one too
+    tinted = Image.blend(image, colours, opacity)
+    if len(palette) <= IGNORE_INDEX:
+        tinted.paste(image, mask=Image.fromarray(np.asarray(label_map) == IGNORE_INDEX))
+    return tinted
+
+
+def _colour_table(palette):
+    """The palette, with the ignored pixels' colour where no class has the id 255."""
+    palette = np.asarray(palette, dtype=np.uint8)  # (K, 3)
+    if len(palette) > IGNORE_INDEX:
+        return palette
+    table = np.full((IGNORE_INDEX + 1, 3), IGNORE_COLOUR, dtype=np.uint8)
+    table[: len(palette)] = palette
+    return table
+
+
+def _checked(label_map, palette):
+    """The label map and its table of colours, once every id is known to have one."""
+    label_map, num_labels = np.asarray(label_map), len(palette)
+    if label_map.ndim != 2 or label_map.dtype.kind not in "iu":
+        raise ValueError(
+            "`label_map` must be integers of shape (height, width), got "
+            f"{label_map.dtype} of shape {label_map.shape}: pass one map of class ids."
+        )
+    unknown = label_map[(label_map < 0) | (label_map >= num_labels) & (label_map != IGNORE_INDEX)]
+    if unknown.size:
+        raise ValueError(
+            f"`label_map` must hold ids from 0 to {num_labels - 1}, or {IGNORE_INDEX} for ignored pixels, got "
+            f"{np.unique(unknown)[:5].tolist()}: pass a palette with a colour for each class."
+        )
+    return label_map, _colour_table(palette)
+
+
+def default_palette(num_labels: int) -> np.ndarray:
+    """A colour for each class, each as far as possible from all before it.
+
+    The colours are the same at every call, and those of a smaller palette begin a larger one. Distances are taken in
+    the perceptual colour space Oklab (https://bottosson.github.io/posts/oklab).
+
+    Args:
+        num_labels (`int`): number of classes K, at least 1.
+
+    Returns:
+        `np.ndarray`: `uint8` of shape (K, 3), red, green and blue. They repeat after some 3,500 colours.
+
+    Raises:
+        ValueError: if `num_labels` is below 1.
+    """
+    if num_labels < 1:
+        raise ValueError(f"`num_labels` must be at least 1, got {num_labels}.")
+    levels = np.arange(7, 256, 16)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)  # (4096, 3)
+    candidates = candidates[_oklab(candidates)[:, 0] > 0.35]  # darker ones look alike on a photo
+    points = _oklab(candidates)
+    # Colours keep away from the ignored pixels' dark, and from white, the legend's background.
+    taken = _oklab(np.array([IGNORE_COLOUR, (255, 255, 255)]))
+    distance = np.linalg.norm(points[:, None] - taken, axis=-1).min(axis=1)
+    chosen = []
+    for _ in range(min(num_labels, len(candidates))):
+        chosen.append(distance.argmax())
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=-1))
+    return np.resize(candidates[chosen], (num_labels, 3)).astype(np.uint8)
+
+
+def _oklab(colours):
+    """sRGB colours (N, 3) from 0 to 255 in Oklab, where distances are those that people see."""
+    rgb = colours / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    cones = linear @ [
+        [0.4122214708, 0.2119034982, 0.0883024619],
+        [0.5363325363, 0.6806995451, 0.2817188376],
+        [0.0514459929, 0.1073969566, 0.6299787005],
+    ]
+    return np.cbrt(cones) @ [
+        [0.2104542553, 1.9779984951, 0.0259040371],
+        [0.7936177850, -2.4285922050, 0.7827717662],
+        [-0.0040720468, 0.4505937099, -0.8086757660],
+    ]
+
+
+def semantic_scores(class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor) -> torch.Tensor:
+    """How much each pixel belongs to each class: the masks, each counted for a class as far as its query says so.
+
+    As the native image processor's semantic post-processing, but at the masks' own resolution.
+
+    Args:
+        class_queries_logits (`torch.Tensor` of shape `(batch_size, num_queries, num_labels + 1)`): the last class is
+            "no object".
+        masks_queries_logits (`torch.Tensor` of shape `(batch_size, num_queries, height, width)`): of the same queries.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, num_labels, height, width)`: not negative, in float32; the arg-max over
+        the classes is the label map.
+    """
+    classes = class_queries_logits.float().softmax(dim=2)[..., :-1]  # (B, Q, K)
+    return torch.einsum("bqk,bqhw->bkhw", classes, masks_queries_logits.float().sigmoid())
+
+
 MAX_CHUNK_VALUES = 2**19  # of the cells handled at once: 2 MB in float32, which stay in the processor's cache
 
 
@@ -331,147 +478,41 @@ def _cell_labels(values, corner_winners, row_shares, column_shares):
     return order, labels
 
 
-def semantic_scores(class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor) -> torch.Tensor:
-    """How much each pixel belongs to each class: the masks, each counted for a class as far as its query says so.
-
-    As the native image processor's semantic post-processing, but at the masks' own resolution.
+def class_scores(outputs: ModelOutput | torch.Tensor | tuple) -> torch.Tensor:
+    """How much each pixel belongs to each class, of whatever kind of model of transformers.
 
     Args:
-        class_queries_logits (`torch.Tensor` of shape `(batch_size, num_queries, num_labels + 1)`): the last class is
-            "no object".
-        masks_queries_logits (`torch.Tensor` of shape `(batch_size, num_queries, height, width)`): of the same queries.
+        outputs (`ModelOutput`, `torch.Tensor` or `tuple`): what the model returned; or what `Trainer` makes of it,
+            the same without names: logits, or a tuple that begins with them, or, of models that classify masks, with
+            the logits of the queries' classes and masks.
 
     Returns:
-        `torch.Tensor` of shape `(batch_size, num_labels, height, width)`: not negative, in float32; the arg-max over
-        the classes is the label map.
+        `torch.Tensor` of shape `(batch_size, num_labels, height', width')`, at the model's own resolution: the logits,
+        in their dtype; of models that classify masks
+        [`~offseg_hf.models.modeling_offseg_mask2former.semantic_scores`], of a single class less one half.
     """
-    classes = class_queries_logits.float().softmax(dim=2)[..., :-1]  # (B, Q, K)
-    return torch.einsum("bqk,bqhw->bkhw", classes, masks_queries_logits.float().sigmoid())
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    if isinstance(outputs, dict):
+        if "masks_queries_logits" not in outputs:
+            return outputs["logits"]
+        outputs = outputs["class_queries_logits"], outputs["masks_queries_logits"]
+    elif outputs[0].ndim != 3:  # else (B, Q, K + 1), and then the masks
+        return outputs[0]
+    scores = semantic_scores(*outputs[:2])
+    return scores - 0.5 if scores.shape[1] == 1 else scores  # a single class is found where it is above 0
 
 
-IGNORE_COLOUR = (26, 26, 30)  # of pixels that have no class
-
-
-IGNORE_INDEX = 255
-
-
-def colorize(label_map: np.ndarray, palette: ArrayLike) -> Image.Image:
-    """The label map in the colours of its classes.
+def label_maps(outputs: ModelOutput | torch.Tensor | tuple, size: tuple[int, int]) -> torch.Tensor:
+    """The class id of every pixel, at any size: "upsample all scores, then take the largest".
 
     Args:
-        label_map (`np.ndarray`): integer class ids of shape (height, width). 255 stands for ignored pixels, which come
-            out dark, unless the palette has a colour for it.
-        palette (array-like): colours of the K classes, shape (K, 3), integers from 0 to 255.
+        outputs (`ModelOutput`, `torch.Tensor` or `tuple`): see [`class_scores`].
+        size (`tuple[int, int]`): (height, width) of the label maps in pixels.
 
     Returns:
-        `PIL.Image.Image`: an RGB picture of the same size.
-
-    Raises:
-        ValueError: if an id has no colour, or the label map is not of shape (height, width).
+        `torch.LongTensor` of shape `(batch_size, *size)`: the same as [`most_likely`] of the scores, bilinearly
+        upsampled, for which it takes less time and memory, see
+        [`~offseg_hf.models.label_map.upsampled_label_map`].
     """
-    label_map, colours = _checked(label_map, palette)
-    return Image.fromarray(colours[label_map])
-
-
-def overlay(image: Image.Image, label_map: np.ndarray, palette: ArrayLike, opacity: float = 0.5) -> Image.Image:
-    """The photo, tinted in the colours of its classes; ignored pixels stay as they are.
-
-    Args:
-        image (`PIL.Image.Image`): the photo.
-        label_map (`np.ndarray`): integer class ids of shape (height, width), the photo's size; 255 for ignored pixels.
-        palette (array-like): colours of the K classes, shape (K, 3), integers from 0 to 255.
-        opacity (`float`): from 0, the photo alone, to 1, the colours alone.
-
-    Returns:
-        `PIL.Image.Image`: an RGB picture of the same size.
-
-    Raises:
-        ValueError: if sizes differ, an id has no colour, or `opacity` lies outside [0, 1].
-    """
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"`opacity` must lie between 0 and 1, got {opacity}.")
-    colours = colorize(label_map, palette)
-    if colours.size != image.size:
-        raise ValueError(
-            f"`label_map` must have the size of the photo, {image.height}x{image.width}, got "
-            f"{colours.height}x{colours.width}: resize it with nearest-neighbour interpolation."
-        )
-    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy an RGB one too
-    tinted = Image.blend(image, colours, opacity)
-    if len(palette) <= IGNORE_INDEX:
-        tinted.paste(image, mask=Image.fromarray(np.asarray(label_map) == IGNORE_INDEX))
-    return tinted
-
-
-def _colour_table(palette):
-    """The palette, with the ignored pixels' colour where no class has the id 255."""
-    palette = np.asarray(palette, dtype=np.uint8)  # (K, 3)
-    if len(palette) > IGNORE_INDEX:
-        return palette
-    table = np.full((IGNORE_INDEX + 1, 3), IGNORE_COLOUR, dtype=np.uint8)
-    table[: len(palette)] = palette
-    return table
-
-
-def _checked(label_map, palette):
-    """The label map and its table of colours, once every id is known to have one."""
-    label_map, num_labels = np.asarray(label_map), len(palette)
-    if label_map.ndim != 2 or label_map.dtype.kind not in "iu":
-        raise ValueError(
-            "`label_map` must be integers of shape (height, width), got "
-            f"{label_map.dtype} of shape {label_map.shape}: pass one map of class ids."
-        )
-    unknown = label_map[(label_map < 0) | (label_map >= num_labels) & (label_map != IGNORE_INDEX)]
-    if unknown.size:
-        raise ValueError(
-            f"`label_map` must hold ids from 0 to {num_labels - 1}, or {IGNORE_INDEX} for ignored pixels, got "
-            f"{np.unique(unknown)[:5].tolist()}: pass a palette with a colour for each class."
-        )
-    return label_map, _colour_table(palette)
-
-
-def default_palette(num_labels: int) -> np.ndarray:
-    """A colour for each class, each as far as possible from all before it.
-
-    The colours are the same at every call, and those of a smaller palette begin a larger one. Distances are taken in
-    the perceptual colour space Oklab (https://bottosson.github.io/posts/oklab).
-
-    Args:
-        num_labels (`int`): number of classes K, at least 1.
-
-    Returns:
-        `np.ndarray`: `uint8` of shape (K, 3), red, green and blue. They repeat after some 3,500 colours.
-
-    Raises:
-        ValueError: if `num_labels` is below 1.
-    """
-    if num_labels < 1:
-        raise ValueError(f"`num_labels` must be at least 1, got {num_labels}.")
-    levels = np.arange(7, 256, 16)
-    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)  # (4096, 3)
-    candidates = candidates[_oklab(candidates)[:, 0] > 0.35]  # darker ones look alike on a photo
-    points = _oklab(candidates)
-    # Colours keep away from the ignored pixels' dark, and from white, the legend's background.
-    taken = _oklab(np.array([IGNORE_COLOUR, (255, 255, 255)]))
-    distance = np.linalg.norm(points[:, None] - taken, axis=-1).min(axis=1)
-    chosen = []
-    for _ in range(min(num_labels, len(candidates))):
-        chosen.append(distance.argmax())
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=-1))
-    return np.resize(candidates[chosen], (num_labels, 3)).astype(np.uint8)
-
-
-def _oklab(colours):
-    """sRGB colours (N, 3) from 0 to 255 in Oklab, where distances are those that people see."""
-    rgb = colours / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    cones = linear @ [
-        [0.4122214708, 0.2119034982, 0.0883024619],
-        [0.5363325363, 0.6806995451, 0.2817188376],
-        [0.0514459929, 0.1073969566, 0.6299787005],
-    ]
-    return np.cbrt(cones) @ [
-        [0.2104542553, 1.9779984951, 0.0259040371],
-        [0.7936177850, -2.4285922050, 0.7827717662],
-        [-0.0040720468, 0.4505937099, -0.8086757660],
-    ]
+    return upsampled_label_map(class_scores(outputs), size)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from offsets import compute_offsets, find_offset_learning
-from package_copies import auto_model_class, predicted_labels, semantic_scores, upsampled_label_map
+from package_copies import auto_model_class, label_maps, predicted_labels
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoImageProcessor
@@ -118,12 +118,7 @@ class Segmenter:
             TimeoutError: where it takes more than `TIME_LIMIT` seconds.
         """
         with self._computing() as deadline:
-            outputs = self._forward(photo, deadline)
-            if "class_queries_logits" in outputs:  # masks were classified, not pixels
-                scores = semantic_scores(outputs.class_queries_logits, outputs.masks_queries_logits)
-            else:
-                scores = outputs.logits.float()
-            return self._label_map(scores, (photo.height, photo.width), deadline)
+            return self._label_map(self._forward(photo, deadline), (photo.height, photo.width), deadline)
 
     def analyze_offsets(self, photo, size):
         """What the model's offset learning does for a photo.
@@ -167,11 +162,11 @@ class Segmenter:
         with deadline.checked_by_modules():
             return self.model(pixel_values=pixel_values.to(self.model.device))
 
-    def _label_map(self, scores, size, deadline):
-        """The label map (height, width) of scores (1, K, h, w), in as few bits as hold the ids."""
+    def _label_map(self, outputs, size, deadline):
+        """The label map (height, width) of outputs, or of logits (1, K, h, w), in as few bits as hold the ids."""
         with deadline.checked_by_functions():
-            labels = upsampled_label_map(scores, size)[0]
-        return labels.cpu().numpy().astype(np.uint8 if scores.shape[1] <= 256 else np.uint16)
+            labels = label_maps(outputs, size)[0]
+        return labels.cpu().numpy().astype(np.uint8 if self.model.config.num_labels <= 256 else np.uint16)
 
 
 def load_segmenters(names):

@@ -89,6 +89,18 @@ def test_mistakes_are_told_in_one_sentence(scenes, shared_model, tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
+def test_label_table_wins_over_the_reduction_that_the_model_was_trained_with(scenes, model_folder, tmp_path):
+    from offseg_hf import OffSegImageProcessor
+
+    plain = measure(scenes, model_folder, tmp_path / "plain.json")
+    size = {"height": 64, "width": 96}
+    OffSegImageProcessor(size=size, do_reduce_labels=True).save_pretrained(model_folder)
+    identity = {str(stored): stored for stored in (*range(8), 255)}
+    (tmp_path / "table.json").write_text(json.dumps(identity))
+    table = ["--label_table", str(tmp_path / "table.json")]
+    assert measure(scenes, model_folder, tmp_path / "table-results.json", *table)["classes"] == plain["classes"]
+
+
 def test_error_is_one_sentence_when_the_split_is_unknown(scenes, shared_model, tmp_path, capsys):
     assert evaluate(scenes, shared_model, tmp_path / "results.json", "--split", "test") == 2
     assert "`split` must be one of the splits" in capsys.readouterr().err

@@ -92,6 +92,13 @@ def test_table_of_ids_is_read(source, tmp_path, capsys):
     assert "`--label_table` needs `--labels`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [["--do_reduce_labels"], ["--label_table", "table.json"]])
+def test_what_ids_mean_needs_the_names_of_the_classes(source, tmp_path, capsys, option):
+    assert main(arguments(source, tmp_path / "out", *option)) == 2
+    assert f"`{option[0]}` needs `--labels`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_error_is_told_without_a_traceback(source, tmp_path, capsys):
     (source / "masks/train/3.png").write_text("no picture")
     assert main(arguments(source, tmp_path / "out")) == 2

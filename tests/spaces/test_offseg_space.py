@@ -80,6 +80,17 @@ def test_label_map_is_1_for_the_class_when_there_is_a_single_one(photo, tmp_path
     assert model.labels == {0: "background", 1: "LABEL_0"}
 
 
+def test_label_map_is_1_where_the_masks_of_a_single_class_score_above_one_half(photo, tmp_path):
+    model = segmenter.Segmenter(saved(mask2former, tmp_path, num_labels=1))
+    with torch.inference_mode():
+        outputs = model.model(**model.image_processor(images=photo, return_tensors="pt"))
+    classes = outputs.class_queries_logits[0].softmax(1)  # (Q, 2)
+    masks = outputs.masks_queries_logits[0].sigmoid()  # (Q, h, w)
+    scores = sum(classes[query, 0] * masks[query] for query in range(5))
+    expected = F.interpolate(scores[None, None], (100, 150), mode="bilinear")[0, 0] > 0.5
+    assert (model.segment(photo) == expected.numpy()).mean() > 0.999
+
+
 def test_label_map_is_exact_and_has_16_bits_when_there_are_more_than_256_classes(photo, tmp_path):
     model = segmenter.Segmenter(saved(segformer, tmp_path, num_labels=300))
     with torch.inference_mode():

@@ -265,6 +265,16 @@ def test_old_checkpoints_go_and_the_best_stays_when_their_number_is_limited(scen
     assert Path(saved["best_model_checkpoint"]).parent == tmp_path
 
 
+def test_what_a_killed_run_left_half_written_is_in_nobodys_way(scenes, tmp_path):
+    left = tmp_path / ".unfinished" / "checkpoint-3000"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    args = arguments(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    SegmentationTrainer(tiny_model(), args, train_dataset=train_data(scenes)).train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+    assert not (tmp_path / ".unfinished").exists()
+
+
 # Divided steps
 
 

@@ -98,6 +98,11 @@ def prepare_dataset(
         "max_shard_size": _num_bytes("max_shard_size", max_shard_size),
         "max_row_group_size": _num_bytes("max_row_group_size", max_row_group_size),
     }
+    if preset is None and id2label is None and (reduce_labels or label_table):
+        raise ValueError(
+            "`id2label` must be given with `reduce_labels` or `label_table`, which say what stored ids mean, got "
+            "None; give the names of the classes."
+        )
     if num_proc < 1:
         raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
     folder = _source_folder(dataset, data_dir, preset)

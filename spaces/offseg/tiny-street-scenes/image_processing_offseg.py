@@ -379,7 +379,7 @@ class OffSegImageProcessor(PilBackend):
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
-    def normalize_pixels(self, pixels: np.ndarray) -> torch.Tensor:
+    def normalize_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """The rescaled and normalised values of a picture, as these settings say, at its own size.
 
         Args:
