@@ -61,9 +61,10 @@ class SegmentationTrainer(Trainer):
       Several processes evaluate every photo once, whatever the sizes.
     - Checkpoints: a folder appears when everything in it is written.
     - Records, in `args.output_dir`: at every evaluation on `eval_dataset`, where that is one data set, a line of
-      `evaluations.jsonl`, the picture `curves.png` (at every checkpoint and at the end too) and `predictions/step-000500.jpg`, a sheet of
-      `args.num_prediction_examples` fixed examples, which TensorBoard shows too. A training that resumes drops what
-      was recorded of later steps than it resumes from, and one that starts anew drops all.
+      `evaluations.jsonl`, the picture `curves.png` (at every checkpoint and at the end too) and
+      `predictions/step-000500.jpg`, a sheet of `args.num_prediction_examples` fixed examples, which TensorBoard shows
+      too. A training that resumes drops what was recorded of later steps than it resumes from, and one that starts
+      anew drops all.
     - Progress bar and logs: the learning rate of the head and the examples per second besides.
 
     Args:
