@@ -25,7 +25,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name[-50:]}")  # names have at most 255 bytes
     try:
         yield unfinished
         with unfinished.open("rb+") as file:
@@ -50,8 +50,9 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{path.name}-", dir=path.parent))
-    unfinished.chmod(0o777 & ~_umask())  # mkdtemp makes folders for their owner alone
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{path.name[:50]}-", dir=path.parent))
+    # mkdtemp makes folders for their owner alone; a folder that is there already keeps who may read it.
+    unfinished.chmod(path.stat().st_mode & 0o777 if path.is_dir() else 0o777 & ~_umask())
     try:
         yield unfinished
         if path.is_dir():

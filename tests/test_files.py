@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from offseg_hf.files import whole_file, whole_folder, write_json
+from offseg_hf.files import whole_file, whole_folder, write_json, write_text
 
 
 def test_file_appears_when_it_is_whole(tmp_path):
@@ -42,3 +42,18 @@ def test_json_is_readable_text(tmp_path):
     write_json(tmp_path / "a.json", {"name": "Straße"})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "Straße"\n}\n'
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "Straße"}
+
+
+def test_names_may_be_as_long_as_the_system_allows(tmp_path):
+    name = "é" * 120 + ".txt"  # 244 bytes
+    write_text(tmp_path / name, "whole")
+    with whole_folder(tmp_path / ("é" * 120)) as folder:
+        (folder / "file").touch()
+    assert (tmp_path / name).read_text() == "whole" and (tmp_path / ("é" * 120) / "file").exists()
+
+
+def test_a_folder_that_is_there_keeps_who_may_read_it(tmp_path):
+    (tmp_path / "private").mkdir(mode=0o700)
+    with whole_folder(tmp_path / "private"):
+        pass
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o700

@@ -75,6 +75,7 @@ def write_pictures(model_folder: Path, data: Path, target: Path, num_rows: int =
     from offseg_hf.model_types import load_model
     from offseg_hf.models.image_processing_offseg import read_image, read_mask
     from offseg_hf.pictures.overlays import picture_sheet
+    from offseg_hf.pictures.saving import save_picture
     from offseg_hf.prediction.label_maps import predict_label_map
 
     model = load_model(model_folder)
@@ -83,4 +84,5 @@ def write_pictures(model_folder: Path, data: Path, target: Path, num_rows: int =
     for example in load_segmentation_dataset(str(data), "validation", streaming=True).take(num_rows):
         image = read_image(example["image"])
         rows.append((image, read_mask(example["mask"]), predict_label_map(model, image_processor, image)))
-    picture_sheet(rows, ("image", "truth", "prediction"), model.config.id2label, SCENE_PALETTE).save(target)
+    sheet = picture_sheet(rows, ("photo", "truth", "prediction"), model.config.id2label, SCENE_PALETTE)
+    save_picture(sheet, target)

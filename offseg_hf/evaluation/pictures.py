@@ -53,5 +53,5 @@ def save_pictures(evaluation: Evaluation, id2label: dict[int, str], confusion: P
         worst.unlink(missing_ok=True)  # it would show another measurement
         return
     captions, rows = zip(*evaluation.worst)
-    headers = ("image", "truth", "prediction", "errors")
+    headers = ("photo", "truth", "prediction", "errors")
     save_picture(picture_sheet(rows, headers, id2label, class_palette(id2label), CELL_WIDTH, captions), worst)

@@ -34,11 +34,12 @@ def set_up_batch_norm(
         )
     if batch_norm == "synchronized":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.train()
     # Of those in training mode, since some models freeze theirs.
     learns = any(isinstance(module, BATCH_NORM_LAYERS) and module.training for module in model.modules())
-    model.train(was_training)
+    for module, mode in modes.items():
+        module.training = mode
     if train_dataset is None or batch_norm == "frozen" or not learns:
         return
     together = args.world_size if batch_norm == "synchronized" else 1

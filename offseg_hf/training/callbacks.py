@@ -278,7 +278,6 @@ class CurvePicture(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and (picture := draw_curves(state.log_history)):
             path = Path(args.output_dir) / CURVES
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_picture(picture, path)
 
     on_save = on_train_end = on_evaluate
@@ -331,7 +330,6 @@ class PredictionSheets(TrainerCallback):
         ]
         palette = class_palette(id2label)
         sheet = picture_sheet(rows, ("photo", "truth", "prediction"), id2label, palette)
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_picture(sheet, path, quality=90)
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:

@@ -238,7 +238,8 @@ def _claim_folder(output, shards, overwrite):
     """Makes the folder, or sees that it holds nothing but a part of the same preparation."""
     output.mkdir(parents=True, exist_ok=True)
     for file in output.glob(f"{UNFINISHED}*"):
-        file.unlink()
+        if file.is_file():
+            file.unlink()
     if overwrite:
         for file in output.iterdir():
             if file.name in (RECORD, CLASS_NAMES, CARD) or re.fullmatch(SHARD_NAME, file.name):
