@@ -18,8 +18,6 @@ CARD = """\
 Photos, and masks with a class id for every pixel, as Parquet shards: the files of the source bit for bit, in one
 random order (seed {seed}). Each was decoded once, and each mask has the size of its photo.
 
-| split | examples | shards | bytes |
-|---|---:|---:|---:|
 {splits}
 
 ## Load
@@ -66,14 +64,14 @@ def dataset_card(record: dict[str, Any], repo_id: str | None = None) -> str:
         configs=[{"config_name": "default", "data_files": data_files}],
     )
     rows = [
-        f"| {split} | {_count(found)} | {found['num_shards']:,} | {found['num_bytes']:,} |"
+        (split, _count(found), f"{found['num_shards']:,}", f"{found['num_bytes']:,}")
         for split, found in splits.items()
     ]
     return CARD.format(
         metadata=metadata.to_yaml(),
         name=record["name"],
         seed=record["seed"],
-        splits="\n".join(rows),
+        splits=markdown_table(("split", "examples", "shards", "bytes"), rows, "lrrr"),
         source=repo_id or record["name"],
         first_split=next(iter(splits)),
         meaning=_meaning(record),
