@@ -67,7 +67,9 @@ def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def command(argv: list[str] | None = None) -> int:
         try:
-            return main(argv) or 0
+            code = main(argv) or 0
+            _leave_process_group()
+            return code
         except SystemExit as end:  # argparse's, after its help or a mistake
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
@@ -78,6 +80,13 @@ def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:
             return 130
 
     return command
+
+
+def _leave_process_group():
+    """Ends the threads by which several processes talk: Python's end, which they do not survive, can abort them."""
+    distributed = sys.modules.get("torch.distributed")  # not loaded by every command
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def add_fields(parser: argparse.ArgumentParser, heading: str, dataclass: type) -> None:

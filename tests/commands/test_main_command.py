@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import offseg_hf
 from offseg_hf.commands.main import COMMANDS, main
@@ -137,6 +138,14 @@ def test_what_ends_a_command_is_an_exit_code_and_one_line(capsys, raised, code, 
 
     assert command() == code
     assert capsys.readouterr().err == message
+
+
+def test_command_leaves_the_process_group_that_it_joined(tmp_path):
+    @exit_code
+    def command(argv):
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+
+    assert command() == 0 and not torch.distributed.is_initialized()
 
 
 def test_faults_that_are_nobodys_mistake_keep_their_trace():

@@ -133,6 +133,7 @@ for streaming in (False, True):
 from accelerate import PartialState
 state = PartialState()
 Path({str(tmp_path)!r}, f"{{state.process_index}}-of-{{state.num_processes}}.json").write_text(json.dumps(results))
+state.destroy_process_group()
 """)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
     subprocess.run(launch, check=True, timeout=300)

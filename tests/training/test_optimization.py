@@ -215,7 +215,9 @@ def test_batch_is_divided_among_processes(tmp_path):
         "from offseg_hf.training.arguments import SegmentationTrainingArguments as Arguments\n"
         f"args = Arguments(output_dir={str(tmp_path)!r}, use_cpu=True, total_batch_size=16)\n"
         f"file = open(f'{tmp_path}/{{args.process_index}}.txt', 'w')\n"  # on one screen, their lines would mingle
-        "file.write(f'{args.world_size} {args.per_device_train_batch_size}')"
+        "file.write(f'{args.world_size} {args.per_device_train_batch_size}')\n"
+        "file.close()\n"
+        "args.distributed_state.destroy_process_group()"
     )
     (tmp_path / "program.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

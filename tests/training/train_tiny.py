@@ -60,7 +60,9 @@ if given.evaluate:
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         Path(given.output_dir, "metrics.json").write_text(json.dumps(metrics))
-    raise SystemExit
-trainer.train(check_output_dir(given.output_dir, given.resume_from_checkpoint, overwrite=True))
-if trainer.is_world_process_zero():
-    Path(given.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))
+else:
+    trainer.train(check_output_dir(given.output_dir, given.resume_from_checkpoint, overwrite=True))
+    if trainer.is_world_process_zero():
+        Path(given.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))
+if torch.distributed.is_initialized():  # whose threads can abort a process that ends beside them
+    torch.distributed.destroy_process_group()
