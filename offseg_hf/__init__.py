@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from offseg_hf.models.backbone_efficientformer_v2 import EfficientFormerV2Backbone
     from offseg_hf.models.backbone_mscan import MscanBackbone
     from offseg_hf.models.configuration_offseg import OffSegConfig
+    from offseg_hf.models.configuration_offseg_backbone import OffSegBackboneConfig
     from offseg_hf.models.configuration_offseg_efficientformer import OffSegEfficientFormerConfig
     from offseg_hf.models.configuration_offseg_mask2former import OffSegMask2FormerConfig
     from offseg_hf.models.configuration_offseg_segnext import OffSegSegNextConfig
     from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
     from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
     from offseg_hf.models.modeling_offseg import OffSegForSemanticSegmentation
+    from offseg_hf.models.modeling_offseg_backbone import OffSegBackboneForSemanticSegmentation
     from offseg_hf.models.modeling_offseg_efficientformer import OffSegEfficientFormerForSemanticSegmentation
     from offseg_hf.models.modeling_offseg_mask2former import OffSegMask2FormerForUniversalSegmentation
     from offseg_hf.models.modeling_offseg_segnext import OffSegSegNextForSemanticSegmentation
@@ -39,6 +41,8 @@ _MODULES = {
     "EfficientFormerV2Backbone": "models.backbone_efficientformer_v2",
     "MaskOffsetLearning": "models.offset_learning",
     "MscanBackbone": "models.backbone_mscan",
+    "OffSegBackboneConfig": "models.configuration_offseg_backbone",
+    "OffSegBackboneForSemanticSegmentation": "models.modeling_offseg_backbone",
     "OffSegConfig": "models.configuration_offseg",
     "OffSegEfficientFormerConfig": "models.configuration_offseg_efficientformer",
     "OffSegEfficientFormerForSemanticSegmentation": "models.modeling_offseg_efficientformer",
@@ -63,6 +67,8 @@ __all__ = [
     "EfficientFormerV2Backbone",
     "MaskOffsetLearning",
     "MscanBackbone",
+    "OffSegBackboneConfig",
+    "OffSegBackboneForSemanticSegmentation",
     "OffSegConfig",
     "OffSegEfficientFormerConfig",
     "OffSegEfficientFormerForSemanticSegmentation",

@@ -22,6 +22,7 @@ from offseg_hf.models.configuration_offseg_mask2former import OffSegMask2FormerC
 from offseg_hf.models.configuration_offseg_segnext import OffSegSegNextConfig
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.models.modeling_offseg import OffSegForSemanticSegmentation
+from offseg_hf.models.modeling_offseg_backbone import OffSegBackboneForSemanticSegmentation
 from offseg_hf.models.modeling_offseg_efficientformer import OffSegEfficientFormerForSemanticSegmentation
 from offseg_hf.models.modeling_offseg_mask2former import OffSegMask2FormerForUniversalSegmentation
 from offseg_hf.models.modeling_offseg_segnext import OffSegSegNextForSemanticSegmentation
@@ -32,6 +33,7 @@ AGAIN = {"exist_ok": True}
 
 for _model_class in (
     OffSegForSemanticSegmentation,
+    OffSegBackboneForSemanticSegmentation,
     OffSegEfficientFormerForSemanticSegmentation,
     OffSegSegNextForSemanticSegmentation,
     OffsetLearningForSemanticSegmentation,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import SegformerModel, SegformerPreTrainedModel
+from transformers import PreTrainedConfig, SegformerModel, SegformerPreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .channels_last_segformer import keep_channels_last
@@ -58,10 +58,16 @@ class OffSegConvModule(nn.Module):
 class OffSegFusion(OffSegConvModule):
     """Maps of all stages → upsampled to the first's size, concatenated → 1×1 convolution → BatchNorm → pool → ReLU.
 
+    The pooling is left out where the first's resolution is already that of the logits.
+
     A 1×1 convolution commutes with bilinear upsampling, so each stage's columns of the weight are applied at that
     stage's own resolution and the results are upsampled and added: the concatenation is never made. ReLU commutes with
     the 2×2 max-pooling, after which a quarter of the values is left.
     """
+
+    def __init__(self, in_channels: int, out_channels: int, pools: bool = True):
+        super().__init__(in_channels, out_channels)
+        self.pools = pools
 
     def forward(self, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
         size = hidden_states[0].shape[2:]
@@ -69,21 +75,34 @@ class OffSegFusion(OffSegConvModule):
         fused = F.conv2d(hidden_states[0], weights[0])
         for hidden_state, weight in zip(hidden_states[1:], weights[1:]):
             fused = fused + upsample(F.conv2d(hidden_state, weight), size)
-        return F.relu(F.max_pool2d(self.bn(fused), kernel_size=2))
+        fused = self.bn(fused)
+        return F.relu(F.max_pool2d(fused, kernel_size=2) if self.pools else fused)
 
 
 class OffSegDecodeHead(nn.Module):
-    """Four stages → 1×1 each → fusion at stride 4, pooled to 8 → offset learning: logits and features."""
+    """Stages → 1×1 each → fusion at the first's stride, pooled from 4 to 8 → offset learning: logits and features.
 
-    def __init__(self, config: OffSegConfig):
+    Args:
+        config ([`OffSegConfig`] or another with `decoder_hidden_size`, `num_labels` and `logit_normalization`).
+        hidden_sizes (`Sequence[int]`, *optional*): channels of the stages; the configuration's if left out.
+        pools (`bool`, *optional*, defaults to `True`): whether the fused map is pooled to half its resolution.
+    """
+
+    def __init__(
+        self,
+        config: OffSegConfig | PreTrainedConfig,
+        hidden_sizes: Sequence[int] | None = None,
+        pools: bool = True,
+    ):
         super().__init__()
         channels = config.decoder_hidden_size
-        self.convs = nn.ModuleList([OffSegConvModule(width, channels) for width in config.hidden_sizes])
-        self.fusion_conv = OffSegFusion(channels * len(config.hidden_sizes), channels)
+        hidden_sizes = config.hidden_sizes if hidden_sizes is None else hidden_sizes
+        self.convs = nn.ModuleList([OffSegConvModule(width, channels) for width in hidden_sizes])
+        self.fusion_conv = OffSegFusion(channels * len(hidden_sizes), channels, pools)
         self.offset_learning = OffsetLearning(config.num_labels, channels, config.logit_normalization)
 
     def forward(self, encoder_hidden_states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.is_for_inference_on(encoder_hidden_states[0]):
+        if self.fusion_conv.pools and self.is_for_inference_on(encoder_hidden_states[0]):
             features = self._features_by_strips(encoder_hidden_states)
         else:
             features = self.fusion_conv([conv(stage) for conv, stage in zip(self.convs, encoder_hidden_states)])
