@@ -11,8 +11,8 @@ from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, AutoConfig, P
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .configuration_offseg_backbone import OffSegBackboneConfig
+from .decode_head import OffSegDecodeHead, in_parts_of_the_batch
 from .library_internals import adopt_attention, can_return_tuple, filter_output_hidden_states, install_capturing_hooks
-from .modeling_offseg import OffSegDecodeHead, in_parts_of_the_batch
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
 from .segmentation_loss import offset_learning_loss
 
@@ -206,10 +206,10 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
         multiple, stride = self.coarsest_stride, self.stride
         padded = (height + multiple - 1) // multiple * multiple, (width + multiple - 1) // multiple * multiple
         pixel_values = F.pad(pixel_values, (0, padded[1] - width, 0, padded[0] - height))
+        if not torch.compiler.is_compiling():  # which chooses layouts itself, and cannot export this one at any size
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         kwargs = {name: value for name, value in kwargs.items() if name not in ("output_hidden_states", "return_dict")}
-        outputs = self.backbone.forward_with_filtered_kwargs(
-            pixel_values.contiguous(memory_format=torch.channels_last), return_dict=True, **kwargs
-        )
+        outputs = self.backbone.forward_with_filtered_kwargs(pixel_values, return_dict=True, **kwargs)
         logits, features = self.decode_head(self._pyramid(outputs.feature_maps))
         margin = (
             *(0, (width + stride - 1) // stride - logits.shape[3]),

@@ -34,6 +34,7 @@ class TestOffSeg(SegmentationModelTests):
         "configuration_fields.py",
         "configuration_offseg.py",
         "library_internals.py",
+        "decode_head.py",
         "modeling_offseg.py",
         "offset_learning.py",
         "segmentation_loss.py",
@@ -126,7 +127,7 @@ def test_logits_equal_those_of_the_literal_head_when_made_by_strips(
     model = tiny_model(num_labels=num_labels, logit_normalization=normalization).double()
     pixel_values = torch.randn(2, 3, *size, dtype=torch.float64)
     width = -(-size[1] // 4)
-    monkeypatch.setattr("offseg_hf.models.modeling_offseg.STRIP_SIZE", num_rows * 2 * 2 * width * 16)
+    monkeypatch.setattr("offseg_hf.models.decode_head.STRIP_SIZE", num_rows * 2 * 2 * width * 16)
     monkeypatch.setattr("offseg_hf.models.offset_learning.BLOCK_SIZE", num_rows * 5 * max(16, num_labels))
     with torch.inference_mode():
         outputs = model(pixel_values, output_hidden_states=True)
@@ -140,7 +141,7 @@ def test_outputs_are_those_of_the_whole_batch_when_it_is_segmented_in_parts(mode
     model.set_attn_implementation("eager")
     pixel_values = torch.randn(3, 3, 64, 96)
     expected = model(pixel_values, output_hidden_states=True, output_attentions=True)
-    monkeypatch.setattr("offseg_hf.models.modeling_offseg.PART_SIZE", num_images * 64 * 96)
+    monkeypatch.setattr("offseg_hf.models.decode_head.PART_SIZE", num_images * 64 * 96)
     with torch.inference_mode():
         outputs = model(pixel_values, output_hidden_states=True, output_attentions=True)
         torch.testing.assert_close(model(pixel_values, return_dict=False)[0], expected.logits)
@@ -152,7 +153,7 @@ def test_outputs_are_those_of_the_whole_batch_when_it_is_segmented_in_parts(mode
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_inference_by_strips_is_as_near_to_float32_as_the_plain_form_in_low_precision(dtype, autocast, monkeypatch):
-    monkeypatch.setattr("offseg_hf.models.modeling_offseg.STRIP_SIZE", 2**12)
+    monkeypatch.setattr("offseg_hf.models.decode_head.STRIP_SIZE", 2**12)
     monkeypatch.setattr("offseg_hf.models.offset_learning.BLOCK_SIZE", 2**10)
     model = tiny_model(num_labels=19)
     pixel_values = torch.randn(2, 3, 96, 128)
