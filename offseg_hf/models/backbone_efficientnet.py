@@ -4,7 +4,14 @@ from torch import nn
 from transformers import EfficientNetModel, EfficientNetPreTrainedModel
 
 from .configuration_inverted_residual import EfficientNetBackboneConfig
-from .inverted_residual_backbone import InvertedResidualBackbone
+from .inverted_residual_backbone import InvertedResidualBackbone, init_weights
+
+
+class NativeEfficientNet(EfficientNetModel):
+    """The network of which the backbone takes its layers."""
+
+    def _init_weights(self, module):
+        init_weights(self, module)
 
 
 class EfficientNetBackbone(InvertedResidualBackbone, EfficientNetPreTrainedModel):
@@ -25,7 +32,7 @@ class EfficientNetBackbone(InvertedResidualBackbone, EfficientNetPreTrainedModel
 
     def __init__(self, config: EfficientNetBackboneConfig):
         super().__init__(config)
-        native = EfficientNetModel(self.config)
+        native = NativeEfficientNet(self.config)
         self.embeddings = native.embeddings
         self.encoder = nn.ModuleDict({"blocks": native.encoder.blocks})
         if not self.config.use_squeeze_excite:

@@ -6,7 +6,14 @@ from torch import nn
 from transformers import MobileNetV2Model, MobileNetV2PreTrainedModel
 
 from .configuration_inverted_residual import MobileNetV2BackboneConfig
-from .inverted_residual_backbone import InvertedResidualBackbone
+from .inverted_residual_backbone import InvertedResidualBackbone, init_weights
+
+
+class NativeMobileNetV2(MobileNetV2Model):
+    """The network of which the backbone takes its layers."""
+
+    def _init_weights(self, module):
+        init_weights(self, module)
 
 
 class MobileNetV2Backbone(InvertedResidualBackbone, MobileNetV2PreTrainedModel):
@@ -29,7 +36,7 @@ class MobileNetV2Backbone(InvertedResidualBackbone, MobileNetV2PreTrainedModel):
         super().__init__(config)
         native_config = copy.deepcopy(self.config)
         native_config.tf_padding = False  # its TensorFlow padding cannot be exported for all sizes
-        native = MobileNetV2Model(native_config, add_pooling_layer=False)
+        native = NativeMobileNetV2(native_config, add_pooling_layer=False)
         self.conv_stem = native.conv_stem
         self.layer = native.layer
         self.set_up([0, 2, 5, 12, 16], self.config.tf_padding)

@@ -1,4 +1,4 @@
-"""Configurations of MobileNetV2 and EfficientNet as backbones: the native ones, and which feature maps are returned."""
+"""Configurations of MobileNetV2 and EfficientNet as backbones: the native ones, and which maps are returned."""
 
 import math
 from typing import Any
@@ -58,8 +58,8 @@ class MobileNetV2BackboneConfig(InvertedResidualBackboneConfig, MobileNetV2Confi
 
     Args:
         batch_norm_momentum (`float`, *optional*, defaults to 0.1):
-            Share of a new batch in the running statistics of BatchNorm. The native model fixes it at 0.997, TensorFlow's
-            share of the old ones, by which the statistics would be little more than the last batch's.
+            Share of a new batch in the running statistics of BatchNorm. The native model fixes it at 0.997, the share
+            of the old ones in TensorFlow, by which the statistics would be little more than the last batch's.
         weights_license (`str`, *optional*):
             Licence of the weights, such as `"mit"`.
         weights_source (`str`, *optional*):

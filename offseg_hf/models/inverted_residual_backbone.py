@@ -13,8 +13,23 @@ from transformers.modeling_outputs import BackboneOutput
 from .library_internals import can_return_tuple, filter_output_hidden_states
 
 
+@torch.no_grad()
+def init_weights(model: PreTrainedModel, module: nn.Module) -> None:
+    """Starts a layer, of the backbone or of the native model that it is made of.
+
+    EfficientNet's native start draws the scales of BatchNorm near 0, which leaves nothing of the image.
+    """
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    else:
+        PreTrainedModel._init_weights(model, module)
+
+
 class SamePaddedConv2d(nn.Conv2d):
-    """Convolution with stride 2 and an odd kernel, padded as TensorFlow's "same": an even size with one less before."""
+    """Convolution with stride 2 and an odd kernel, padded as TensorFlow's "same": even sizes with one less before."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         height, width = hidden_states.shape[2:]
@@ -79,16 +94,8 @@ class InvertedResidualBackbone(BackboneMixin):
                 elif isinstance(child, nn.Conv2d):
                     setattr(layer, name, _padded(child, tf_padding))
 
-    @torch.no_grad()
     def _init_weights(self, module):
-        # Not EfficientNet's native start, whose scales of BatchNorm near 0 leave nothing of the image.
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        else:
-            PreTrainedModel._init_weights(self, module)
+        init_weights(self, module)
 
     @can_return_tuple
     @filter_output_hidden_states
