@@ -21,6 +21,7 @@ class InvertedResidualBackboneConfig(BackboneConfigMixin):
             out_features = self.stage_names[1:]
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         super().__post_init__(**kwargs)
+        self.num_hidden_layers = self.num_stages  # as of other backbones: what `hidden_states` has beside the stem
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
