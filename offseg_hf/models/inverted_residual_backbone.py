@@ -33,9 +33,18 @@ class SamePaddedConv2d(nn.Conv2d):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         height, width = hidden_states.shape[2:]
-        after_y, after_x = self.kernel_size[0] // 2, self.kernel_size[1] // 2
-        padding = (after_x - 1 + width % 2, after_x, after_y - 1 + height % 2, after_y)
-        return super().forward(F.pad(hidden_states, padding))
+        even_y, even_x = 1 - height % 2, 1 - width % 2
+        pad_y, pad_x = self.kernel_size[0] // 2, self.kernel_size[1] // 2
+        if torch.compiler.is_compiling():  # exports included, whose convolutions have fixed padding
+            hidden_states = F.pad(hidden_states, (pad_x - even_x, pad_x, pad_y - even_y, pad_y))
+            return super().forward(hidden_states)
+        # With two more before, the stride's phase is that of one less, and the first row and column are to be dropped:
+        # on a CPU this takes less than a padded copy.
+        padding = (pad_y + even_y, pad_x + even_x)
+        hidden_states = F.conv2d(
+            hidden_states, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+        )
+        return hidden_states[:, :, even_y:, even_x:]
 
 
 class InvertedResidualBackbone(BackboneMixin):
@@ -87,6 +96,8 @@ class InvertedResidualBackbone(BackboneMixin):
         self.num_features = [_children(nn.BatchNorm2d, end)[-1].num_features for end in ends]
         for norm in _children(nn.BatchNorm2d, self):
             norm.momentum = self.config.batch_norm_momentum
+        for activation in _children((nn.ReLU6, nn.SiLU), self):
+            activation.inplace = True  # of a BatchNorm's or a convolution's output, which nothing else reads
         for layer in list(self.modules()):
             for name, child in layer.named_children():
                 if isinstance(child, nn.ZeroPad2d):  # for even sizes alone
