@@ -61,7 +61,7 @@ def _convert(entries, variant, id2label):
             f"`id2label` must name the {num_labels} classes of the checkpoint, got {len(id2label)} names."
         )
     config = _published_config(found, num_labels, id2label)
-    state_dict: dict[str, torch.Tensor] = {}
+    state_dict = {}
     for name, stored in _stored_entries(form, found, num_labels).items():
         tensor = stored.convert(entries[prefix + name]).to(stored.dtype)
         parts = tensor.reshape(len(stored.names), *stored.shape)

@@ -60,7 +60,8 @@ class InvertedResidualBackbone(BackboneMixin):
     has_attentions = False
 
     def __init__(self, config: PreTrainedConfig):
-        if not isinstance(config, self.config_class):
+        # Not by class: a repository's code may be loaded twice, as two modules.
+        if config.model_type != self.config_class.model_type:
             config = self.config_class.from_native(config)
         super().__init__(config)
 
@@ -73,7 +74,7 @@ class InvertedResidualBackbone(BackboneMixin):
         **kwargs,
     ) -> PreTrainedModel:
         """Loads a backbone, or that of a native model, whose last layers and classifier are left out."""
-        if isinstance(config, PreTrainedConfig) and not isinstance(config, cls.config_class):
+        if isinstance(config, PreTrainedConfig) and config.model_type != cls.config_class.model_type:
             # What AutoBackbone made of a native model's file, before it knew of fields that only the backbone has.
             fields = {name: kwargs.pop(name) for name in ("out_features", "out_indices") if name in kwargs}
             config = cls.config_class.from_native(config, **fields)

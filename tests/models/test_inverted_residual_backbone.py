@@ -1,9 +1,13 @@
 """MobileNetV2Backbone and EfficientNetBackbone: their maps, the native checkpoints that they load, and their start."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import (
     AutoBackbone,
@@ -278,6 +282,39 @@ def test_upernet_learns_with_it(backbone_class, config, pixel_values, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = UperNetForSemanticSegmentation.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(pixel_values).logits, model.eval()(pixel_values).logits, rtol=0, atol=1e-6)
+
+
+LOADS = """
+import sys
+sys.modules["offseg_hf"] = None  # importing it raises an ImportError
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+config = AutoConfig.from_pretrained("repository", trust_remote_code=True)
+backbone_class = get_class_from_dynamic_module(config.auto_map["AutoBackbone"], "repository")
+backbone = backbone_class.from_pretrained("repository", config=config)
+torch.manual_seed(0)
+feature_maps = backbone(torch.rand(1, 3, 64, 64)).feature_maps
+save_file({name: one.contiguous() for name, one in zip(backbone.out_features, feature_maps)}, "maps.safetensors")
+"""
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "lite"])
+def test_files_run_without_the_package_when_loaded_as_remote_code(name, tmp_path, monkeypatch):
+    backbone_class, config = BACKBONES[name]
+    for registered, auto_class in {backbone_class: "AutoBackbone", type(config): "AutoConfig"}.items():
+        monkeypatch.setattr(registered, "_auto_class", registered._auto_class)  # restored in the end
+        registered.register_for_auto_class(auto_class)
+    backbone = randomised(backbone_class(config))
+    backbone.save_pretrained(tmp_path / "repository")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", LOADS], cwd=tmp_path, env=environment, check=True)
+    torch.manual_seed(0)
+    expected = backbone(torch.rand(1, 3, 64, 64)).feature_maps
+    for stage, feature_map in zip(STAGES, expected, strict=True):
+        assert torch.equal(load_file(tmp_path / "maps.safetensors")[stage], feature_map)
 
 
 # Errors
