@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from offseg_hf.evaluation.protocol import evaluate_model
     from offseg_hf.model_types import load_model
     from offseg_hf.models.backbone_efficientformer_v2 import EfficientFormerV2Backbone
+    from offseg_hf.models.backbone_efficientnet import EfficientNetBackbone
+    from offseg_hf.models.backbone_mobilenet_v2 import MobileNetV2Backbone
     from offseg_hf.models.backbone_mscan import MscanBackbone
+    from offseg_hf.models.configuration_inverted_residual import EfficientNetBackboneConfig, MobileNetV2BackboneConfig
     from offseg_hf.models.configuration_offseg import OffSegConfig
     from offseg_hf.models.configuration_offseg_backbone import OffSegBackboneConfig
     from offseg_hf.models.configuration_offseg_efficientformer import OffSegEfficientFormerConfig
@@ -39,7 +42,11 @@ __version__ = "0.2.0"
 _MODULES = {
     "VARIANTS": "variants",
     "EfficientFormerV2Backbone": "models.backbone_efficientformer_v2",
+    "EfficientNetBackbone": "models.backbone_efficientnet",
+    "EfficientNetBackboneConfig": "models.configuration_inverted_residual",
     "MaskOffsetLearning": "models.offset_learning",
+    "MobileNetV2Backbone": "models.backbone_mobilenet_v2",
+    "MobileNetV2BackboneConfig": "models.configuration_inverted_residual",
     "MscanBackbone": "models.backbone_mscan",
     "OffSegBackboneConfig": "models.configuration_offseg_backbone",
     "OffSegBackboneForSemanticSegmentation": "models.modeling_offseg_backbone",
@@ -65,7 +72,11 @@ _MODULES = {
 __all__ = [
     "VARIANTS",
     "EfficientFormerV2Backbone",
+    "EfficientNetBackbone",
+    "EfficientNetBackboneConfig",
     "MaskOffsetLearning",
+    "MobileNetV2Backbone",
+    "MobileNetV2BackboneConfig",
     "MscanBackbone",
     "OffSegBackboneConfig",
     "OffSegBackboneForSemanticSegmentation",

@@ -7,15 +7,20 @@ from transformers import (
     AutoModelForImageSegmentation,
     AutoModelForSemanticSegmentation,
     AutoModelForUniversalSegmentation,
+    EfficientNetConfig,
     Mask2FormerImageProcessorPil,
+    MobileNetV2Config,
 )
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_BACKBONE_MAPPING,
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
 )
 from transformers.utils import is_torchvision_available
 
 from offseg_hf.models.backbone_efficientformer_v2 import EfficientFormerV2Backbone
+from offseg_hf.models.backbone_efficientnet import EfficientNetBackbone
+from offseg_hf.models.backbone_mobilenet_v2 import MobileNetV2Backbone
 from offseg_hf.models.backbone_mscan import MscanBackbone
 from offseg_hf.models.configuration_offseg_efficientformer import OffSegEfficientFormerConfig
 from offseg_hf.models.configuration_offseg_mask2former import OffSegMask2FormerConfig
@@ -60,3 +65,14 @@ MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES[OffSegMask2FormerConfig.model_typ
 
 AutoBackbone.register(OffSegSegNextConfig, MscanBackbone, **AGAIN)
 AutoBackbone.register(OffSegEfficientFormerConfig, EfficientFormerV2Backbone, **AGAIN)
+
+for _backbone_class, _native_config_class in (
+    (MobileNetV2Backbone, MobileNetV2Config),
+    (EfficientNetBackbone, EfficientNetConfig),
+):
+    _config_class = _backbone_class.config_class
+    AutoConfig.register(_config_class.model_type, _config_class, **AGAIN)
+    AutoImageProcessor.register(_config_class, image_processor_classes={"pil": OffSegImageProcessor}, **AGAIN)
+    AutoBackbone.register(_config_class, _backbone_class, **AGAIN)
+    # Not by `AutoBackbone.register`, which takes a class's own configuration alone.
+    MODEL_FOR_BACKBONE_MAPPING.register(_native_config_class, _backbone_class, **AGAIN)

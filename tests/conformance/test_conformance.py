@@ -24,6 +24,10 @@ from transformers_common_tests.test_modeling_common import ModelTesterMixin
 
 from offseg_hf import (
     EfficientFormerV2Backbone,
+    EfficientNetBackbone,
+    EfficientNetBackboneConfig,
+    MobileNetV2Backbone,
+    MobileNetV2BackboneConfig,
     MscanBackbone,
     OffSegConfig,
     OffSegEfficientFormerConfig,
@@ -186,6 +190,32 @@ class MscanBackboneTest(BackboneTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = ModelTester(self.config_class, SEGNEXT)
+
+
+class MobileNetV2BackboneTest(BackboneTesterMixin, unittest.TestCase):
+    all_model_classes = (MobileNetV2Backbone,)
+    config_class = MobileNetV2BackboneConfig
+    has_attentions = False
+
+    def setUp(self):
+        self.model_tester = ModelTester(self.config_class, {"depth_multiplier": 0.1})
+
+    @skip("all four stages are returned by default, not the last alone")
+    def test_config(self):
+        pass
+
+
+class EfficientNetBackboneTest(BackboneTesterMixin, unittest.TestCase):
+    all_model_classes = (EfficientNetBackbone,)
+    config_class = EfficientNetBackboneConfig
+    has_attentions = False
+
+    def setUp(self):
+        self.model_tester = ModelTester(self.config_class, {"width_coefficient": 0.2, "depth_coefficient": 1.0})
+
+    @skip("all four stages are returned by default, not the last alone")
+    def test_config(self):
+        pass
 
 
 SWIN = {"model_type": "swin", "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2], "window_size": 4}
