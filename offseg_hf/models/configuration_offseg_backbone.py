@@ -6,6 +6,20 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, ResNetConfig
 
 from .configuration_fields import OffsetLearningFields
+from .configuration_inverted_residual import EfficientNetBackboneConfig, MobileNetV2BackboneConfig
+from .configuration_offseg_efficientformer import OffSegEfficientFormerConfig
+from .configuration_offseg_segnext import OffSegSegNextConfig
+
+# Of backbones that a published model brings along, since transformers does not have them.
+OWN_CONFIGS = {
+    config_class.model_type: config_class
+    for config_class in (
+        EfficientNetBackboneConfig,
+        MobileNetV2BackboneConfig,
+        OffSegEfficientFormerConfig,
+        OffSegSegNextConfig,
+    )
+}
 
 
 @strict
@@ -53,13 +67,14 @@ class OffSegBackboneConfig(OffsetLearningFields, PreTrainedConfig):
             self.backbone_config = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
         elif isinstance(self.backbone_config, dict):
             model_type = self.backbone_config.get("model_type")
-            if model_type not in CONFIG_MAPPING:
+            if model_type not in OWN_CONFIGS and model_type not in CONFIG_MAPPING:
                 raise ValueError(
                     f"`backbone_config` must be of a `model_type` that is registered, got {model_type!r}; import the "
                     "package that defines it, or register its classes with `AutoConfig.register` and "
                     "`AutoBackbone.register`."
                 )
-            self.backbone_config = CONFIG_MAPPING[model_type].from_dict(self.backbone_config)
+            config_class = OWN_CONFIGS.get(model_type) or CONFIG_MAPPING[model_type]
+            self.backbone_config = config_class.from_dict(self.backbone_config)
         else:
             self.backbone_config = copy.deepcopy(self.backbone_config)
         super().__post_init__(**kwargs)

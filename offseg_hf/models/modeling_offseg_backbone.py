@@ -10,6 +10,10 @@ from torch.nn import functional as F
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from .backbone_efficientformer_v2 import EfficientFormerV2Backbone
+from .backbone_efficientnet import EfficientNetBackbone
+from .backbone_mobilenet_v2 import MobileNetV2Backbone
+from .backbone_mscan import MscanBackbone
 from .configuration_offseg_backbone import OffSegBackboneConfig
 from .decode_head import OffSegDecodeHead, in_parts_of_the_batch
 from .library_internals import adopt_attention, can_return_tuple, filter_output_hidden_states, install_capturing_hooks
@@ -18,6 +22,16 @@ from .segmentation_loss import offset_learning_loss
 
 LARGEST_POOLED_STRIDE = 4  # which logits at 8, half the resolution of the finest maps, are enough for
 MEASURED_SIZE = 448  # pixels: a multiple of 32, and of 14 as well
+OWN_BACKBONES = {
+    backbone_class.config_class.model_type: backbone_class
+    for backbone_class in (EfficientFormerV2Backbone, EfficientNetBackbone, MobileNetV2Backbone, MscanBackbone)
+}
+
+
+def new_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
+    """A backbone with random weights, of this package's or of any that [`transformers.AutoBackbone`] knows."""
+    own_class = OWN_BACKBONES.get(backbone_config.model_type)
+    return AutoBackbone.from_config(backbone_config) if own_class is None else own_class(backbone_config)
 
 
 def feature_maps(backbone_config: PreTrainedConfig) -> tuple[list[int], list[int]]:
@@ -31,7 +45,7 @@ def feature_maps(backbone_config: PreTrainedConfig) -> tuple[list[int], list[int
         of channels (which `channels` of some backbones does not tell right).
     """
     with torch.device("meta"), torch.no_grad():
-        backbone = AutoBackbone.from_config(backbone_config).eval()
+        backbone = new_backbone(backbone_config).eval()
         image = torch.empty(1, getattr(backbone_config, "num_channels", 3), MEASURED_SIZE, MEASURED_SIZE)
         shapes = [one.shape for one in backbone.forward_with_filtered_kwargs(image).feature_maps]
     return [round(MEASURED_SIZE / shape[3]) for shape in shapes], [shape[1] for shape in shapes]
@@ -101,7 +115,7 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
 
     def __init__(self, config: OffSegBackboneConfig):
         super().__init__(config)
-        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        self.backbone = new_backbone(config.backbone_config)
         config.backbone_config = self.backbone.config
         adopt_attention(config, self.backbone.config)
         install_capturing_hooks(self.backbone)
@@ -156,6 +170,8 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
             )
         # The class itself, since `AutoBackbone.from_pretrained` asks the Hub about folders too.
         backbone_class = MODEL_FOR_BACKBONE_MAPPING[type(backbone_config)]
+        if type(backbone_config) is not backbone_class.config_class:  # a native model's, without stages
+            backbone_config = backbone_class.config_class.from_pretrained(backbone_name_or_path)
         backbone_config.out_features = stages_to_read(backbone_config)
         backbone, report = backbone_class.from_pretrained(
             backbone_name_or_path, config=backbone_config, dtype=dtype, output_loading_info=True

@@ -15,6 +15,8 @@ from transformers import (
     DINOv3ConvNextConfig,
     DINOv3ViTConfig,
     HGNetV2Config,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
     PvtV2Config,
     ResNetConfig,
     ResNetForImageClassification,
@@ -24,6 +26,8 @@ from transformers import (
 from transformers.utils import is_timm_available
 
 from offseg_hf import (
+    EfficientNetBackboneConfig,
+    MobileNetV2BackboneConfig,
     OffSegBackboneConfig,
     OffSegBackboneForSemanticSegmentation,
     OffSegEfficientFormerConfig,
@@ -53,6 +57,11 @@ BACKBONES = {
             "stem_channels": [3, 8, 8], "stage_in_channels": [8, 16, 16, 16], "stage_mid_channels": [8, 8, 8, 8],
             "stage_out_channels": [16, 16, 16, 16], "stage_num_blocks": [1, 1, 1, 1], "stage_numb_of_layers": [1] * 4,
         },
+    ),
+    "mobilenet_v2": (MobileNetV2BackboneConfig, {"depth_multiplier": 0.25}),
+    "efficientnet_lite": (
+        EfficientNetBackboneConfig,
+        {"width_coefficient": 0.2, "depth_coefficient": 1.0, "use_squeeze_excite": False, "hidden_act": "relu6"},
     ),
     "mscan": (OffSegSegNextConfig, {**FOUR, "mlp_ratios": [2] * 4}),
     "efficientformer_v2": (
@@ -91,9 +100,15 @@ class TestOffSegBackbone(SegmentationModelTests):
     still = {"backbone_config": PvtV2Config(**BACKBONES["pvt_v2"][1], drop_path_rate=0.0, out_features=STAGES)}
     stage_shapes = ((2, 8, 16, 16), (2, 8, 8, 8), (2, 16, 4, 4), (2, 16, 2, 2))
     files = {
+        *(f"backbone_{name}.py" for name in ("efficientformer_v2", "efficientnet", "mobilenet_v2", "mscan")),
         "configuration_fields.py",
+        "configuration_inverted_residual.py",
         "configuration_offseg_backbone.py",
+        "configuration_offseg_efficientformer.py",
+        "configuration_offseg_segnext.py",
         "decode_head.py",
+        "drop_path.py",
+        "inverted_residual_backbone.py",
         "library_internals.py",
         "modeling_offseg_backbone.py",
         "offset_learning.py",
@@ -226,6 +241,16 @@ def test_encoder_keeps_its_weights_and_the_head_is_new(tmp_path):
     model.save_pretrained(tmp_path / "whole")
     loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "whole")
     assert torch.equal(loaded(pixel_values).logits, model(pixel_values).logits)
+
+
+def test_encoder_of_a_native_model_without_stages_is_loaded_by_this_packages_backbone(tmp_path):
+    classifier = randomised(MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.1))).eval()
+    classifier.save_pretrained(tmp_path)
+    model = OffSegBackboneForSemanticSegmentation.from_backbone(tmp_path, num_labels=3, decoder_hidden_size=16)
+    assert model.config.backbone_config.model_type == "mobilenet_v2_backbone"
+    pixel_values = torch.randn(1, 3, 64, 64)
+    states = classifier(pixel_values, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(model.backbone(pixel_values).feature_maps, tuple(states[i] for i in (1, 4, 11, 15)))
 
 
 def test_norms_that_a_backbone_adds_to_its_maps_may_be_missing(tmp_path):
