@@ -269,7 +269,7 @@ def assert_starts_from(model, encoder_entries):
     assert torch.equal(model.backbone.stages[2].blocks[4].attn.spatial_gating_unit.conv3.weight, weight)
 
 
-@pytest.mark.parametrize(("num_labels", "normalization"), [(2, "class_bias"), (19, "fitted_layer_norm")])
+@pytest.mark.parametrize(("num_labels", "normalization"), [(2, "class_bias"), (21, "fitted_layer_norm")])
 def test_model_starts_from_an_encoder_with_what_fits_its_classes(
     encoder_folder, encoder_entries, num_labels, normalization
 ):

@@ -171,7 +171,7 @@ def test_model_starts_from_an_encoder(folder, entries):
     )
     assert all(name.startswith("decode_head.") for name in report["missing_keys"])
     assert not report["unexpected_keys"] | report["mismatched_keys"]
-    assert (model.config.num_labels, model.config.logit_normalization) == (19, "fitted_layer_norm")
+    assert (model.config.num_labels, model.config.logit_normalization) == (19, "class_bias")
     weight = entries["stages.3.blocks.5.mlp.fc2.conv.weight"]
     assert torch.equal(model.backbone.stages[3].blocks[5].mlp.fc2.weight, weight)
 

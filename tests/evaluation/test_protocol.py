@@ -179,7 +179,8 @@ def stored(array, path=None):
 def test_worst_photos_are_those_of_the_lowest_mean_iou():
     model = tiny_offseg(num_labels=3)
     with torch.no_grad():  # predicts class 1 everywhere
-        model.decode_head.offset_learning.mask_norm.weight.zero_()
+        model.decode_head.offset_learning.cls_repr.zero_()
+        model.decode_head.offset_learning.cls_offset_proj.weight.zero_()
         model.decode_head.offset_learning.mask_norm.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
     rows = []
     for name, share in (("half", 32), ("all", 64), ("none", 0), ("ignored", None), ("quarter", 16)):

@@ -23,7 +23,10 @@ def test_defaults_are_those_of_b0():
 
 @pytest.mark.parametrize(
     ("num_labels", "expected"),
-    [(1, "class_bias"), (2, "class_bias"), (3, "fitted_layer_norm"), (150, "fitted_layer_norm")],
+    [
+        *((number, "class_bias") for number in (1, 2, 3, 11, 19)),
+        *((number, "fitted_layer_norm") for number in (20, 150, 171)),
+    ],
 )
 def test_logit_normalization_fits_the_number_of_classes_and_is_saved(num_labels, expected, tmp_path):
     config = OffSegConfig(num_labels=num_labels)
@@ -90,7 +93,8 @@ def test_names_given_replace_those_of_the_file(tmp_path, also):
     ("in_file", "num_labels", "expected"),
     [
         ("layer_norm", 19, "layer_norm"),
-        ("layer_norm", 11, "fitted_layer_norm"),
+        ("layer_norm", 11, "class_bias"),
+        ("layer_norm", 150, "fitted_layer_norm"),
         ("layer_norm", 2, "class_bias"),
         ("fitted_layer_norm", 1, "class_bias"),
         ("class_bias", 11, "class_bias"),
@@ -206,7 +210,7 @@ def test_error_when_a_field_has_the_wrong_type(fields):
 
 
 def test_nothing_is_saved_when_a_change_left_fields_in_contradiction(tmp_path):
-    config = OffSegConfig(num_labels=19)
+    config = OffSegConfig(num_labels=21)
     config.num_labels = 2
     with pytest.raises(StrictDataclassError, match="`logit_normalization` must be 'class_bias'"):
         config.save_pretrained(tmp_path)

@@ -239,7 +239,7 @@ def test_encoder_honours_layer_norm_eps(eps, pixel_values):
     torch.testing.assert_close(embeddings(pixel_values)[0], expected, rtol=0, atol=1e-6)
     norms = [module for module in model.segformer.modules() if isinstance(module, torch.nn.LayerNorm)]
     assert len(norms) == 19 and {norm.eps for norm in norms} == {eps}
-    assert model.decode_head.offset_learning.mask_norm.eps == 1e-5
+    assert tiny_model(logit_normalization="layer_norm").decode_head.offset_learning.mask_norm.eps == 1e-5
 
 
 def test_attentions_are_those_of_every_layer_when_eager(model, pixel_values):
@@ -258,7 +258,7 @@ def test_sdpa_equals_eager(model, pixel_values):
 
 
 def test_new_model_starts_as_described():
-    model = OffSegForSemanticSegmentation(OffSegConfig(num_labels=19))
+    model = OffSegForSemanticSegmentation(OffSegConfig(num_labels=19, logit_normalization="fitted_layer_norm"))
     layer = model.decode_head.offset_learning
     for weight in (layer.cls_repr, layer.cls_offset_proj.weight, layer.feat_offset_proj.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.1)

@@ -303,3 +303,14 @@ def test_aligned_pair_and_masks_have_the_dtype_of_the_parameters(dtype):
         )
         assert [output.dtype for output in outputs] == [parameters_dtype] * 3
         assert all(output.isfinite().all() for output in outputs)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 3, 11, 150, 171])
+@pytest.mark.parametrize("normalization", ["layer_norm", "class_bias"])
+def test_start_of_the_class_representations_is_published_or_a_convolutions(num_classes, normalization):
+    torch.manual_seed(0)
+    layer = OffsetLearning(num_classes, 256, normalization)
+    convolution = torch.nn.Conv2d(256, 171, 1)
+    expected = 0.02 if normalization == "layer_norm" else convolution.weight.std().item()
+    assert layer.cls_repr.std().item() == pytest.approx(expected, rel=0.15)
+    assert layer.cls_offset_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)

@@ -182,10 +182,8 @@ def test_weights_are_loaded_but_the_head_when_classes_differ(tmp_path):
     model = create_model(None, str(tmp_path), {0: "road", 1: "sky", 2: "car"})
     assert torch.equal(model.decode_head.convs[0].conv.weight, base.decode_head.convs[0].conv.weight)
     assert model.decode_head.offset_learning.cls_repr.shape[1] == 3
-    assert model.config.logit_normalization == "fitted_layer_norm"
-    assert model.decode_head.offset_learning.mask_norm.weight.mean().item() == pytest.approx(
-        math.log(999 * 2) * math.sqrt(2) / 3
-    )
+    assert model.config.logit_normalization == "class_bias"
+    assert not model.decode_head.offset_learning.mask_norm.bias.any()
 
 
 def test_published_weights_keep_their_normalization_when_classes_agree(tmp_path):
