@@ -8,8 +8,8 @@
 The encoder is a folder of pre-trained weights, such as `offseg convert` writes (see docs/encoders.md). It stays as it
 is, so that its maps are computed once, unless `--fine_tune` is given. Photos are taken whole, mirrored at random; per
 seed, the head's start, the photos' order and their mirroring are the same for every last layer. Each run is written to
-a file of its own and is not repeated, so that an interrupted comparison goes on, also in several processes at once that
-have seeds of their own. `--report` prints the tables as Markdown, with paired differences from the 1×1 classifier.
+a file of its own and is not repeated, so that an interrupted comparison goes on, also in several processes at once,
+each with seeds of its own. `--report` prints the tables as Markdown, with paired differences from the 1×1 classifier.
 """
 
 import argparse
@@ -306,14 +306,15 @@ def draw_differences(runs):
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="grey", linewidth=0.8)
+    runs = [run for run in runs if (run["training"], run["finest_stride"], run["num_classes"]) == ("frozen", 8, 11)]
+    runs = [run for run in runs if run["encoder"] == "efficientnet-lite0"]
     for name, label in (("offset_learning", "offset learning"), ("mlp", "as many parameters without offsets")):
         points = []
         for max_steps in sorted({run["max_steps"] for run in runs}):
             layers = defaultdict(dict)
             for run in runs:
-                if run["max_steps"] == max_steps and run["num_classes"] == 11 and run["training"] == "frozen":
-                    if run["encoder"].startswith("efficientnet") and run["finest_stride"] == 8:
-                        layers[run["last_layer"]][run["seed"]] = run
+                if run["max_steps"] == max_steps:
+                    layers[run["last_layer"]][run["seed"]] = run
             paired = differences(layers[BASELINE], layers[name])
             if len(paired) > 1:
                 points.append((max_steps, 100 * statistics.mean(paired), 100 * half_interval(paired)))
