@@ -155,7 +155,7 @@ def test_batch_norms_of_an_encoder_are_left_as_they_are_when_frozen():
 
 
 def test_error_when_the_rank_is_none():
-    with pytest.raises(ValueError, match="`rank` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`lora_rank` must be at least 1, got 0"):
         add_lora(tiny_offseg(), 0)
 
 
