@@ -22,7 +22,7 @@ from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.callbacks import check_reporting
 from offseg_hf.training.lora import add_lora
-from offseg_hf.training.model import backbone_normalization, create_model
+from offseg_hf.training.model import backbone_normalization, check_backbone_alone, create_model
 from offseg_hf.training.options import AugmentationSettings, DataArguments, ModelArguments
 from offseg_hf.training.trainer import SegmentationTrainer
 
@@ -64,7 +64,10 @@ def trainer_from_arguments(
 
 
 def _check_start(model_args, args):
-    """Raises where the encoder is not to be trained, or only updated, and has no weights."""
+    """Raises where starts contradict each other, or an encoder that stays as it is, or is updated, has no weights."""
+    if model_args.backbone is not None:
+        others = ("variant", "model_name_or_path", "add_offset_learning", "trust_remote_code")
+        check_backbone_alone(model_args.backbone, **{name: getattr(model_args, name) for name in others})
     if model_args.model_name_or_path is not None or model_args.backbone is not None:
         return
     for name, value in (("lora_rank", model_args.lora_rank), ("freeze_backbone", args.freeze_backbone or None)):

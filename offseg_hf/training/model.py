@@ -66,18 +66,13 @@ def create_model(
     fields_given = list(overrides)
     overrides |= {"id2label": id2label, "label2id": {label: label_id for label_id, label in id2label.items()}}
     if backbone is not None:
-        others = {
-            "variant": variant is not None,
-            "model_name_or_path": model_name_or_path is not None,
-            "add_offset_learning": add_offset_learning,
-            "trust_remote_code": trust_remote_code,
-        }
-        if any(others.values()):
-            raise ValueError(
-                f"`backbone` must come without {', '.join(f'`{name}`' for name, given in others.items() if given)}, "
-                "since it is the encoder of a model with offset learning, by classes that are installed, got "
-                f"{backbone}; leave out one or the other."
-            )
+        check_backbone_alone(
+            backbone,
+            variant=variant,
+            model_name_or_path=model_name_or_path,
+            add_offset_learning=add_offset_learning,
+            trust_remote_code=trust_remote_code,
+        )
         _check_fields(OffSegBackboneConfig, fields_given)
         return OffSegBackboneForSemanticSegmentation.from_backbone(backbone, **overrides)
     if add_offset_learning:
@@ -121,6 +116,24 @@ def _check_fields(config_class, names):
             raise ValueError(
                 f"`{name}` must be left out, since models of type {config_class.model_type} do not have it."
             )
+
+
+def check_backbone_alone(backbone: str, **others: str | bool | None) -> None:
+    """Raises where a model on a backbone is asked for together with what such a model cannot be.
+
+    Args:
+        backbone (`str`): folder or Hub id of its weights.
+        **others: other arguments of [`create_model`] that say what to start from, by name.
+
+    Raises:
+        ValueError: where one of these is given.
+    """
+    given = [f"`{name}`" for name, value in others.items() if value]
+    if given:
+        raise ValueError(
+            f"`backbone` must come without {', '.join(given)}, since it is the encoder of a model with offset "
+            f"learning, by classes that are installed, got {backbone}; leave out one or the other."
+        )
 
 
 def backbone_normalization(backbone: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from transformers import Mask2FormerImageProcessorPil, SegformerConfig, Segforme
 
 import offseg_hf.models
 from offseg_hf import (
+    OffSegBackboneForSemanticSegmentation,
     OffSegConfig,
     OffSegEfficientFormerConfig,
     OffSegEfficientFormerForSemanticSegmentation,
@@ -79,7 +80,9 @@ def wrapper():
 
 
 def backbone():
-    return tiny_backbone_model(**LABELS, num_labels=3)
+    with torch.random.fork_rng():
+        config = tiny_backbone_model(**LABELS, num_labels=3).config
+    return OffSegBackboneForSemanticSegmentation(config)
 
 
 # The family's code files besides that of the image processor, which all but Mask2Former share.

@@ -95,7 +95,7 @@ def trainer_of(model, scenes, folder, **values):
         image_processor=OffSegImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}), seed=3,
     )  # fmt: skip
     defaults = {
-        "max_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "use_cpu": True,
+        "max_steps": 3, "warmup_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "use_cpu": True,
         "save_strategy": "no", "disable_tqdm": True, "freeze_backbone": True,
     }  # fmt: skip
     args = SegmentationTrainingArguments(output_dir=str(folder), **{**defaults, **values})
@@ -189,7 +189,7 @@ def test_batch_of_one_image_is_refused_only_where_batch_norm_learns(scenes, tmp_
 
 
 def test_rate_that_is_logged_is_the_heads_alone(scenes, tmp_path):
-    trainer = trainer_of(tiny_offseg(num_labels=NUM_LABELS), scenes, tmp_path, logging_steps=1, max_steps=3)
+    trainer = trainer_of(tiny_offseg(num_labels=NUM_LABELS), scenes, tmp_path, logging_steps=1)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logged) == 3 and logged[0]["learning_rate_head"] == 0 and logged[1]["learning_rate_head"] == 0.1
