@@ -13,6 +13,9 @@ from transformers import (
 
 import offseg_hf.registration  # noqa: F401  so that the Auto classes know this package's models
 
+# Names under which what training puts around a model, or a part of it, holds that.
+TRAINING_WRAPPERS = ("module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module")
+
 
 def auto_model_class(
     config: PreTrainedConfig,
@@ -81,8 +84,9 @@ def ignore_index(config: PreTrainedConfig) -> int:
 def is_in_head(name: str) -> bool:
     """Whether a parameter is the head's, by its name: `decode_head.…`, of wrapped models `model.decode_head.…`.
 
-    What training puts around a model or its parts (DistributedDataParallel, FSDP, `torch.compile`, activation
-    checkpointing, PEFT) and writes into the names is passed over.
+    The pyramid that the head on a plain vision transformer reads is part of it. What training puts around a model or
+    its parts (DistributedDataParallel, FSDP, `torch.compile`, activation checkpointing, PEFT) and writes into the
+    names is passed over.
 
     Args:
         name (`str`): as in `named_parameters`.
@@ -90,8 +94,7 @@ def is_in_head(name: str) -> bool:
     Returns:
         `bool`
     """
-    wrappers = ("module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module")
-    heads_of_mask2former = ("transformer_module", "class_predictor", "decoder")  # the pixel decoder
-    name = ".".join(part for part in name.split(".") if part not in wrappers)
+    other_heads = ("pyramid", "transformer_module", "class_predictor", "decoder")  # all but the first Mask2Former's
+    name = ".".join(part for part in name.split(".") if part not in TRAINING_WRAPPERS)
     parts = name.removeprefix("base_model.model.").split(".")  # PEFT's prefix
-    return any("head" in part or part in heads_of_mask2former for part in parts[:3])
+    return any("head" in part or part in other_heads for part in parts[:3])

@@ -117,18 +117,18 @@ VARIANTS = {
 }
 
 
-def variant_config(name: str, **overrides: Any) -> PreTrainedConfig:
+def variant_config(variant: str, **overrides: Any) -> PreTrainedConfig:
     """Configuration of a published variant.
 
     Args:
-        name (`str`): a key of `VARIANTS`, such as `"offseg-b0"`.
+        variant (`str`): a key of `VARIANTS`, such as `"offseg-b0"`.
         **overrides: fields of the configuration to set otherwise, such as `num_labels` or `id2label`.
 
     Returns:
         [`transformers.PreTrainedConfig`]: the configuration, from which the model can be created.
 
     Raises:
-        ValueError: where `name` is not a variant.
+        ValueError: where there is no such variant.
 
     Example:
 
@@ -137,7 +137,7 @@ def variant_config(name: str, **overrides: Any) -> PreTrainedConfig:
 
     >>> model = OffSegForSemanticSegmentation(variant_config("offseg-b0", num_labels=19))
     ```"""
-    if name not in VARIANTS:
-        raise ValueError(f"`name` must be one of {', '.join(VARIANTS)}, got {name!r}.")
-    variant = VARIANTS[name]
-    return AutoConfig.for_model(variant.model_type, **{**variant.config, **overrides})
+    if variant not in VARIANTS:
+        raise ValueError(f"`variant` must be one of {', '.join(VARIANTS)}, got {variant!r}.")
+    found = VARIANTS[variant]
+    return AutoConfig.for_model(found.model_type, **{**found.config, **overrides})

@@ -57,5 +57,5 @@ def test_overrides_take_precedence():
 
 
 def test_error_lists_the_variants_when_the_name_is_unknown():
-    with pytest.raises(ValueError, match=r"`name` must be one of offseg-b0, offseg-b1, .*, got 'offseg-b6'"):
+    with pytest.raises(ValueError, match=r"`variant` must be one of offseg-b0, offseg-b1, .*, got 'offseg-b6'"):
         variant_config("offseg-b6")

@@ -1,8 +1,11 @@
 """A tiny model of each family, for the tests of what trains them."""
 
 import torch
+from transformers import ConvNextV2Config
 
 from offseg_hf import (
+    OffSegBackboneConfig,
+    OffSegBackboneForSemanticSegmentation,
     OffSegConfig,
     OffSegEfficientFormerConfig,
     OffSegEfficientFormerForSemanticSegmentation,
@@ -42,6 +45,16 @@ def tiny_efficientformer(**fields):
     }  # fmt: skip
     config = OffSegEfficientFormerConfig(**{**architecture, "num_labels": 4, **fields})
     return OffSegEfficientFormerForSemanticSegmentation(config)
+
+
+def tiny_backbone_model(backbone_config=None, **fields):
+    """OffSeg's head on a backbone, by default a ConvNeXt V2."""
+    torch.manual_seed(0)
+    if backbone_config is None:
+        stages = ["stage1", "stage2", "stage3", "stage4"]
+        backbone_config = ConvNextV2Config(depths=[1, 1, 2, 1], hidden_sizes=[8, 8, 16, 16], out_features=stages)
+    fields = {"decoder_hidden_size": 16, "num_labels": 4, **fields}
+    return OffSegBackboneForSemanticSegmentation(OffSegBackboneConfig(backbone_config=backbone_config, **fields))
 
 
 def tiny_mask2former(**fields):

@@ -4,6 +4,8 @@
         --max_steps 20000 --crop_size 360 480 --resize 480 360 --output_dir outputs/camvid
     offseg train --variant offseg-b0 --model_name_or_path nvidia/mit-b0 --dataset photos_and_masks \\
         --num_labels 5 --num_train_epochs 50 --learning_rate 1e-4 --output_dir outputs/mine
+    offseg train --backbone facebook/convnext-tiny-224 --dataset photos_and_masks --num_labels 5 \\
+        --num_train_epochs 50 --output_dir outputs/mine
 
 On several GPUs: `torchrun --nproc_per_node 8 -m offseg_hf train …`, or `accelerate launch -m offseg_hf train …`.
 All other arguments of transformers.TrainingArguments are taken too; --help_all lists them.
@@ -105,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     write_training_record(
         args.output_dir, args, trainer.state.global_step, metrics, vars(data_args), model_args.variant,
-        model_args.model_name_or_path, model_args.lora_rank,
+        model_args.model_name_or_path, model_args.lora_rank, model_args.backbone,
     )  # fmt: skip
     if publish:
         try:

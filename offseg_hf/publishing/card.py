@@ -24,6 +24,8 @@ PAPER = "https://arxiv.org/abs/2508.08811"
 RECIPE = (
     ("Steps", "{steps:,}, of {images_per_step} images each"),
     ("Learning rate", "{learning_rate:g} for the encoder, {head_learning_rate_factor:g} times that for the head"),
+    ("Learning rate", "{learning_rate_of_head_alone:g} for the head; the encoder stays as it was"),
+    ("Layer-wise decay", "the encoder's rate falls by the factor {layer_decay:g} with each block, from the head down"),
     ("Low-rank updates (LoRA)", "rank {lora_rank:d}, in place of the encoder's weights, into which they are merged"),
     ("Schedule", "linear warm-up over {warmup_steps:,} steps, then decay to 0 with power {lr_decay_power:g}"),
     ("Schedule", "{other_schedule}, warm-up over {warmup_steps:,} steps where it has one"),
@@ -134,9 +136,9 @@ def model_card(
         f"# {repo_id.split('/')[1]}",
         _introduction(config, num_parameters, training, labels, has_offset_learning),
         f"## Use\n\n{_usage(repo_id, config)}",
-        _training(training, origin, _dataset_name(training, training, dataset_name)),
+        _training(training, origin, training.get("encoder"), _dataset_name(training, training, dataset_name)),
         _evaluation(evaluations, names, labels),
-        f"## Licences\n\n{_licences(license, origin, has_offset_learning)}",
+        f"## Licences\n\n{_licences(license, origin, training.get('encoder'), has_offset_learning)}",
         f"## Limits\n\n{_limits(labels, bool(evaluations))}",
         f"## Citation\n\n{CITATION}" if has_offset_learning else "",
     ]
@@ -144,9 +146,10 @@ def model_card(
 
 
 def _introduction(config, num_parameters, training, labels, has_offset_learning):
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None:
-        architecture = f"transformers' `{getattr(config, 'base_config', config).model_type}`"
+    inner = getattr(config, "base_config", config)
+    if config.model_type == "offseg_backbone":
+        inner = config.backbone_config
+    architecture = ARCHITECTURES.get(inner.model_type) or f"transformers' `{inner.model_type}`"
     if has_offset_learning:
         architecture += f" with [offset learning]({PAPER})"
     variant = f" (`{training['variant']}`)" if training.get("variant") else ""
@@ -183,8 +186,10 @@ for found in segment("photo.jpg"{subtask}):
     )
 
 
-def _training(training, origin, dataset_name):
+def _training(training, origin, encoder, dataset_name):
     start = {RANDOM_WEIGHTS: "from random weights", None: ""}.get(origin, f"from {_origin_name(origin)}")
+    if encoder is not None:
+        start = f"from the encoder {_encoder_name(encoder)}, with a head whose weights were random,"
     split = f", split `{training['train_split']}`" if training.get("train_split") else ""
     data = f"on {dataset_name}{split}" if dataset_name else ""
     rows = list(_known_rows(training))
@@ -199,10 +204,11 @@ def _training(training, origin, dataset_name):
 
 def _known_rows(training):
     """Yields (name, value) of what the training's record knows of the recipe."""
+    known = {name: value for name, value in training.items() if value is not None}
     for name, template in RECIPE:
         try:
-            value = template.format(**training)
-        except (KeyError, IndexError, TypeError):  # not recorded, or recorded as not known
+            value = template.format(**known)
+        except (KeyError, IndexError, TypeError):
             continue
         yield name, {"True": "yes", "False": "no"}.get(value, value)
 
@@ -211,6 +217,12 @@ def _origin_name(origin):
     if origin == AUTHORS_WEIGHTS:
         return "a checkpoint of the method's authors"
     return f"[{origin}](https://huggingface.co/{origin})"
+
+
+def _encoder_name(encoder):
+    name = encoder["name"]
+    name = f"[{name}](https://huggingface.co/{name})" if encoder["is_hub_id"] else f"`{name}`"
+    return f"{name} ({encoder['source']})" if encoder["source"] else name
 
 
 def _evaluation(evaluations, names, labels):
@@ -237,8 +249,17 @@ def _evaluation(evaluations, names, labels):
     )
 
 
-def _licences(license, origin, has_offset_learning):
+def _licences(license, origin, encoder, has_offset_learning):
     lines = []
+    if encoder is not None and encoder["license"] is None:
+        lines.append(
+            f"- The weights of the encoder {_encoder_name(encoder)}, from which these derive: it is not known under "
+            "which licence they are; find out before you pass these on."
+        )
+    elif encoder is not None:
+        lines.append(
+            f"- The weights of the encoder {_encoder_name(encoder)}, from which these derive: `{encoder['license']}`."
+        )
     if origin == AUTHORS_WEIGHTS:
         lines.append(
             "- The weights derive from a checkpoint of the method's authors, whose licence allows non-commercial use "

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import ModelCard
+
 from offseg_hf.data.presets import find_preset
 from offseg_hf.data.sources import is_hub_id
 from offseg_hf.files import write_json
@@ -78,6 +80,7 @@ def write_training_record(
     variant: str | None = None,
     model_name_or_path: str | None = None,
     lora_rank: int | None = None,
+    backbone: str | None = None,
 ) -> None:
     """Writes what the model card tells of a training, as `training.json` beside the weights.
 
@@ -91,19 +94,27 @@ def write_training_record(
         variant (`str`, *optional*): the architecture's name.
         model_name_or_path (`str`, *optional*): folder or Hub id of the weights that the training began with.
         lora_rank (`int`, *optional*): of the updates, where they were trained in place of the encoder's weights.
+        backbone (`str`, *optional*): folder or Hub id of the encoder that the training began with, of whose weights
+            the licence is recorded too.
     """
     names_of_data = ("train_split", "crop_size", "resize", "scale_range", "flip_probability", "photometric_distortion")
-    names = ("learning_rate", "head_learning_rate_factor", "weight_decay", "seed")
+    names = ("head_learning_rate_factor", "weight_decay", "seed", "freeze_backbone")
     is_adamw, is_polynomial = args.optim.value.startswith("adamw"), args.lr_scheduler_type == "polynomial"
     evaluation = {name.removeprefix("eval_"): value for name, value in metrics.items()}
     record = {
         "weights": weights_digest(folder),
-        "origin": _origin_of_weights(model_name_or_path),
+        "origin": _origin_of_weights(model_name_or_path or backbone),
+        "encoder": _encoder(Path(folder), model_name_or_path, backbone),
         "variant": variant,
         "dataset": data["dataset"],
         "dataset_id": dataset_id(data["dataset"], data.get("data_dir")),
         **{name: data[name] for name in names_of_data},
         **{name: getattr(args, name) for name in names},
+        "learning_rate": None if args.freeze_backbone else args.learning_rate,
+        "learning_rate_of_head_alone": (
+            args.learning_rate * args.head_learning_rate_factor if args.freeze_backbone else None
+        ),
+        "layer_decay": None if args.layer_decay == 1 else args.layer_decay,
         **{name: getattr(args, name) if is_adamw else None for name in ("adam_beta1", "adam_beta2")},
         "other_optimizer": None if is_adamw else args.optim.value,
         "lr_decay_power": args.lr_decay_power if is_polynomial else None,
@@ -147,6 +158,28 @@ def _origin_of_weights(model_name_or_path):
     if Path(model_name_or_path).is_dir():
         return _read_record(Path(model_name_or_path, TRAINING_RECORD)).get("origin")
     return model_name_or_path
+
+
+def _encoder(folder, model_name_or_path, backbone):
+    """Name, licence and source of the encoder's weights; where a trained model was the start, as its record says."""
+    if backbone is None and model_name_or_path is None:
+        return None
+    if backbone is None:
+        return _read_record(Path(model_name_or_path, TRAINING_RECORD)).get("encoder")
+    is_folder = Path(backbone).is_dir()
+    fields = _read_record(folder / "config.json").get("backbone_config", {})
+    license, source = fields.get("weights_license"), fields.get("weights_source")
+    if license is None:
+        try:
+            metadata = ModelCard.load(Path(backbone, "README.md") if is_folder else backbone).data
+        except Exception:  # there is none, or it is broken, or out of reach: then the licence is not known
+            pass
+        else:
+            license = metadata.get("license")
+            if license in ("other", None):
+                license = metadata.get("license_name") or license
+    name = Path(backbone).resolve().name if is_folder else backbone
+    return {"name": name, "is_hub_id": not is_folder, "license": license, "source": source}
 
 
 def _read_record(path, digest=None, needed=()):

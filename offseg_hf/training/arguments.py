@@ -50,6 +50,13 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
             )
         if self.batch_norm not in (None, *BATCH_NORMS):
             raise ValueError(f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}, got {self.batch_norm!r}.")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"`layer_decay` must be above 0 and at most 1, got {self.layer_decay}; pass 0.75.")
+        if self.freeze_backbone and self.layer_decay != 1:
+            raise ValueError(
+                "`layer_decay` must be left out with `freeze_backbone`, since an encoder that is frozen has no "
+                f"learning rate, got {self.layer_decay}."
+            )
         if self.num_prediction_examples < 0:
             raise ValueError(
                 f"`num_prediction_examples` must be 0, for no sheets, or more, got {self.num_prediction_examples}; "

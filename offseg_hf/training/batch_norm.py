@@ -1,5 +1,7 @@
 """BatchNorm in training: statistics over all processes, over each process alone, or frozen ones."""
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -9,7 +11,10 @@ BATCH_NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatc
 
 
 def set_up_batch_norm(
-    model: nn.Module, args: SegmentationTrainingArguments, train_dataset: Dataset | None = None
+    model: nn.Module,
+    args: SegmentationTrainingArguments,
+    train_dataset: Dataset | None = None,
+    frozen: Sequence[nn.Module] = (),
 ) -> None:
     """Makes BatchNorm do what the arguments ask for, in place.
 
@@ -20,6 +25,7 @@ def set_up_batch_norm(
             default elsewhere) or `"frozen"` (the running statistics, which stay as they are).
         train_dataset (`torch.utils.data.Dataset`, *optional*): the training data, of whose batches the last may be
             smaller.
+        frozen (sequence of `torch.nn.Module`, *optional*): parts of the model that stay in evaluation mode.
 
     Raises:
         ValueError: where it is to be synchronised without GPUs, or a batch would hold one image.
@@ -36,6 +42,8 @@ def set_up_batch_norm(
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     modes = {module: module.training for module in model.modules()}
     model.train()
+    for module in frozen:
+        module.eval()
     # Of those in training mode, since some models freeze theirs.
     learns = any(isinstance(module, BATCH_NORM_LAYERS) and module.training for module in model.modules())
     for module, mode in modes.items():

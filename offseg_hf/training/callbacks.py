@@ -84,6 +84,8 @@ class StreamEpochCallback(TrainerCallback):
 class TrainingRates(TrainerCallback):
     """Logs `learning_rate_head` and `examples_per_second` besides what Trainer logs, and always the last step.
 
+    `learning_rate` is the encoder's, with `layer_decay` that of its last block; of a frozen one there is none.
+
     The speed leaves out evaluations and checkpoints, and everything until the end of the first step, in which workers
     start and a training that resumes skips what it has seen. Every batch counts as a full one.
     """
@@ -119,7 +121,8 @@ class TrainingRates(TrainerCallback):
         optimizer: torch.optim.Optimizer,
         **kwargs,
     ) -> None:
-        self.learning_rates = {name: group["lr"] for name, group in zip(self.names, optimizer.param_groups)}
+        rates = sorted(zip(self.names, (group["lr"] for group in optimizer.param_groups)))
+        self.learning_rates = dict(rates)  # of several groups of one name the highest
 
     def on_step_end(
         self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
@@ -147,8 +150,10 @@ class TrainingRates(TrainerCallback):
             num_examples = self.num_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             added["examples_per_second"] = round(num_examples / (self.step_end - self.since), 2)
             self.since, self.num_steps = self.step_end, 0
-        logs.update(added)
-        state.log_history[-1].update(added)  # Trainer has put a copy of `logs` there
+        for entry in (logs, state.log_history[-1]):  # where Trainer has put a copy of `logs`
+            entry.update(added)
+            if self.learning_rates and "learning_rate" not in self.learning_rates:
+                entry.pop("learning_rate", None)  # Trainer's is that of the first group, here the head's
 
     def on_evaluate(
         self, args: SegmentationTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
@@ -354,8 +359,11 @@ class PredictionSheets(TrainerCallback):
         """The photo at the size at which the model sees it, its normalization undone."""
         processor = self.trainer.processing_class
         pixels = example["pixel_values"].float().numpy().transpose(1, 2, 0)  # (height, width, 3)
-        pixels = pixels * np.array(processor.image_std) + np.array(processor.image_mean)
-        return Image.fromarray((pixels / processor.rescale_factor).round().clip(0, 255).astype(np.uint8))
+        if processor.do_normalize:
+            pixels = pixels * np.array(processor.image_std) + np.array(processor.image_mean)
+        if processor.do_rescale:
+            pixels = pixels / processor.rescale_factor
+        return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
     def _truth(self, example):
         labels = example["labels"].numpy()

@@ -1,7 +1,7 @@
 """The trainer that a command line asks for: classes, data, model, recipe."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.callbacks import check_reporting
 from offseg_hf.training.lora import add_lora
-from offseg_hf.training.model import create_model
+from offseg_hf.training.model import backbone_normalization, check_backbone_alone, create_model
 from offseg_hf.training.options import AugmentationSettings, DataArguments, ModelArguments
 from offseg_hf.training.trainer import SegmentationTrainer
 
@@ -47,19 +47,35 @@ def trainer_from_arguments(
         ValueError, FileNotFoundError: where something that was asked for cannot be had.
     """
     check_reporting(args)
-    if model_args.lora_rank is not None and model_args.model_name_or_path is None:
-        raise ValueError(
-            "`lora_rank` must come with `model_name_or_path`, since an encoder with random weights would stay random, "
-            f"got {model_args.lora_rank} alone; give weights to start from, or leave it out."
-        )
+    _check_start(model_args, args)
     data_args = resolved_data_arguments(data_args)
     id2label = classes_to_learn(model_args, data_args)
-    image_processor = image_processor_from_arguments(data_args)
+    normalization = {}
+    if model_args.backbone is not None:
+        normalization = backbone_normalization(model_args.backbone)
+        if "image_mean" not in normalization and args.process_index == 0:
+            print(f"{model_args.backbone} does not say how photos are normalised: by ImageNet's mean and deviation")
+    image_processor = image_processor_from_arguments(data_args, normalization)
     train_dataset, eval_dataset = datasets_from_arguments(data_args, args, id2label, image_processor)
     model = model_from_arguments(model_args, args, id2label, train_dataset)
     return SegmentationTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, image_processor=image_processor
     )
+
+
+def _check_start(model_args, args):
+    """Raises where starts contradict each other, or an encoder that stays as it is, or is updated, has no weights."""
+    if model_args.backbone is not None:
+        others = ("variant", "model_name_or_path", "add_offset_learning", "trust_remote_code")
+        check_backbone_alone(model_args.backbone, **{name: getattr(model_args, name) for name in others})
+    if model_args.model_name_or_path is not None or model_args.backbone is not None:
+        return
+    for name, value in (("lora_rank", model_args.lora_rank), ("freeze_backbone", args.freeze_backbone or None)):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` must come with `model_name_or_path` or `backbone`, since an encoder with random weights "
+                f"would stay random, got {value} alone; give weights to start from, or leave it out."
+            )
 
 
 def resolved_data_arguments(data_args: DataArguments) -> DataArguments:
@@ -117,18 +133,22 @@ def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> di
     )
 
 
-def image_processor_from_arguments(data_args: DataArguments) -> OffSegImageProcessor:
+def image_processor_from_arguments(
+    data_args: DataArguments, normalization: dict[str, Any] | None = None
+) -> OffSegImageProcessor:
     """What makes `pixel_values` of photos, in training, in evaluation and later of the trained model.
 
     Args:
         data_args ([`~offseg_hf.training.options.DataArguments`]): from [`resolved_data_arguments`].
+        normalization (`dict[str, Any]`, *optional*): from [`~offseg_hf.training.model.backbone_normalization`]; by
+            default ImageNet's.
 
     Returns:
         [`OffSegImageProcessor`]
     """
     edges = data_args.eval_size or data_args.resize
     size = {"longest_edge": max(edges), "shortest_edge": min(edges)}
-    return OffSegImageProcessor(size=size, do_reduce_labels=data_args.do_reduce_labels)
+    return OffSegImageProcessor(size=size, do_reduce_labels=data_args.do_reduce_labels, **(normalization or {}))
 
 
 def datasets_from_arguments(
@@ -194,7 +214,7 @@ def model_from_arguments(
     Raises:
         ValueError, OSError: where there are no such architecture or weights.
     """
-    fields = ("logit_normalization", "attention_loss_weight", "freeze_batch_norm", *LOSS_FIELDS)
+    fields = ("decoder_hidden_size", "logit_normalization", "attention_loss_weight", "freeze_batch_norm", *LOSS_FIELDS)
     overrides = {name: value for name in fields if (value := getattr(model_args, name)) is not None}
     if model_args.class_weights is not None:
         overrides["class_weights"] = _class_weights(model_args, args, train_dataset, len(id2label))
@@ -204,6 +224,7 @@ def model_from_arguments(
         id2label,
         trust_remote_code=model_args.trust_remote_code,
         add_offset_learning=model_args.add_offset_learning,
+        backbone=model_args.backbone,
         **overrides,
     )
     return model if model_args.lora_rank is None else add_lora(model, model_args.lora_rank)

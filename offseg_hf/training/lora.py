@@ -9,6 +9,7 @@ What is updated, by type of model, as the names of modules in transformers 5:
 - OffSeg-T, B, L: both 1×1 convolutions of every MLP, and the maps to queries and values, which only the last blocks
   have.
 - Mask2Former: the maps to queries and values of its Swin encoder.
+- OffSeg's head on any other backbone: every linear layer, and every convolution that is not grouped.
 
 The head is trained as a whole and saved with its BatchNorm statistics. So are the encoder's BatchNorm layers that are
 not frozen (SegNeXt's): their statistics change in training, and an adapter saved without them would predict something
@@ -17,8 +18,10 @@ else.
 
 from typing import TYPE_CHECKING
 
+from torch import nn
 from transformers import PreTrainedModel, Trainer
 
+from offseg_hf.models.configuration_offseg_backbone import OffSegBackboneConfig
 from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ _HEADS = ["decode_head"]
 _HEADS_OF_MASK2FORMER = ["pixel_level_module.decoder", "transformer_module", "class_predictor"]
 
 
-def add_lora(model: PreTrainedModel, rank: int) -> "PeftModel":
+def add_lora(model: PreTrainedModel, lora_rank: int) -> "PeftModel":
     """Freezes a model's encoder and adds low-rank updates to its weights; the head is trained as a whole.
 
     The updates start at zero, so that predictions do not change. `save_pretrained` of the result writes only what is
@@ -45,22 +48,23 @@ def add_lora(model: PreTrainedModel, rank: int) -> "PeftModel":
     Args:
         model ([`transformers.PreTrainedModel`]): a model of this package, a SegFormer or a Mask2Former, or a SegFormer
             with offset learning added. It becomes part of the result.
-        rank (`int`): of the updates, at least 1; `lora_alpha` equals it, so that they are scaled by 1.
+        lora_rank (`int`): rank of the updates, at least 1; `lora_alpha` equals it, so that they are scaled by 1.
 
     Returns:
         `peft.PeftModel`: what `Trainer` trains like any other model.
 
     Raises:
-        ValueError: where `rank` is less than 1, or the model is of a type for which no modules are listed here.
+        ValueError: where `lora_rank` is less than 1, or the model is of a type for which no modules are listed here.
         ImportError: where PEFT is not installed.
     """
     config = getattr(model.config, "base_config", model.config)  # a wrapper's
-    if rank < 1:
-        raise ValueError(f"`rank` must be at least 1, got {rank}; 8 is a good start.")
-    if config.model_type not in _TARGETS:
+    if lora_rank < 1:
+        raise ValueError(f"`lora_rank` must be at least 1, got {lora_rank}; 8 is a good start.")
+    is_on_backbone = config.model_type == OffSegBackboneConfig.model_type
+    if not is_on_backbone and config.model_type not in _TARGETS:
         raise ValueError(
-            f"`model` must be of type {', '.join(_TARGETS)}, got {config.model_type}; for others, name the modules in "
-            "a `peft.LoraConfig` of your own."
+            f"`model` must be of type {', '.join((*_TARGETS, OffSegBackboneConfig.model_type))}, got "
+            f"{config.model_type}; for others, name the modules in a `peft.LoraConfig` of your own."
         )
     try:
         from peft import LoraConfig, get_peft_model
@@ -70,10 +74,21 @@ def add_lora(model: PreTrainedModel, rank: int) -> "PeftModel":
         ) from error
     heads = _HEADS_OF_MASK2FORMER if config.model_type.endswith("mask2former") else _HEADS
     trained = [] if getattr(config, "freeze_batch_norm", False) else _batch_norms_of_encoder(model, heads)
+    if is_on_backbone and model.pyramid is not None:
+        trained.append("pyramid")
+    targets = _layers_of_backbone(model) if is_on_backbone else _TARGETS[config.model_type]
     lora_config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=_TARGETS[config.model_type], modules_to_save=heads + trained
+        r=lora_rank, lora_alpha=lora_rank, target_modules=targets, modules_to_save=heads + trained
     )
     return get_peft_model(model, lora_config)
+
+
+def _layers_of_backbone(model):
+    return [
+        f"backbone.{name}"
+        for name, module in model.backbone.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    ]
 
 
 def _batch_norms_of_encoder(model, heads):

@@ -1,5 +1,7 @@
 """The model to train, by architecture, weights or both; and the image processor that is saved beside it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -10,12 +12,17 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import cached_file
 
 from offseg_hf.model_types import auto_model_class, is_in_head
+from offseg_hf.models.configuration_offseg_backbone import OffSegBackboneConfig
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+from offseg_hf.models.modeling_offseg_backbone import OffSegBackboneForSemanticSegmentation
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
 from offseg_hf.variants import variant_config
+
+_NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 def create_model(
@@ -24,9 +31,10 @@ def create_model(
     id2label: dict[int, str],
     trust_remote_code: bool = False,
     add_offset_learning: bool = False,
+    backbone: str | None = None,
     **overrides: Any,
 ) -> PreTrainedModel:
-    """A model to train: of a published architecture, from given weights, or both.
+    """A model to train: of a published architecture, from given weights, or both; or on a backbone.
 
     Args:
         variant (`str`, *optional*): a key of [`~offseg_hf.variants.VARIANTS`]; weights are random unless given, and
@@ -38,19 +46,35 @@ def create_model(
         add_offset_learning (`bool`, *optional*, defaults to `False`): whether to replace the classifier of the given
             weights' model, any of transformers', by offset learning, see
             [`OffsetLearningForSemanticSegmentation.from_base`].
+        backbone (`str`, *optional*): folder or Hub id of an encoder's weights, instead of `variant` and
+            `model_name_or_path`, see [`OffSegBackboneForSemanticSegmentation.from_backbone`].
         **overrides: further fields of the configuration.
 
     Returns:
         [`transformers.PreTrainedModel`]
 
     Raises:
-        ValueError: where neither architecture nor weights are given, the weights' encoder does not fit, or the
-            configuration does not have a field.
+        OSError: where there are no such weights.
+        ValueError: where neither architecture nor weights are given, `backbone` is not the only one of these, or of a
+            type that is no backbone, the weights' encoder does not fit, or the configuration does not have a field.
     """
-    if variant is None and model_name_or_path is None:
-        raise ValueError("`variant` or `model_name_or_path` must be given; pass `--variant offseg-b0`.")
+    if variant is None and model_name_or_path is None and backbone is None:
+        raise ValueError(
+            "`variant`, `model_name_or_path` or `backbone` must be given; pass `--variant offseg-b0`, or "
+            "`--backbone facebook/convnext-tiny-224`."
+        )
     fields_given = list(overrides)
     overrides |= {"id2label": id2label, "label2id": {label: label_id for label_id, label in id2label.items()}}
+    if backbone is not None:
+        check_backbone_alone(
+            backbone,
+            variant=variant,
+            model_name_or_path=model_name_or_path,
+            add_offset_learning=add_offset_learning,
+            trust_remote_code=trust_remote_code,
+        )
+        _check_fields(OffSegBackboneConfig, fields_given)
+        return OffSegBackboneForSemanticSegmentation.from_backbone(backbone, **overrides)
     if add_offset_learning:
         if variant is not None:
             raise ValueError(
@@ -92,6 +116,44 @@ def _check_fields(config_class, names):
             raise ValueError(
                 f"`{name}` must be left out, since models of type {config_class.model_type} do not have it."
             )
+
+
+def check_backbone_alone(backbone: str, **others: str | bool | None) -> None:
+    """Raises where a model on a backbone is asked for together with what such a model cannot be.
+
+    Args:
+        backbone (`str`): folder or Hub id of its weights.
+        **others: other arguments of [`create_model`] that say what to start from, by name.
+
+    Raises:
+        ValueError: where one of these is given.
+    """
+    given = [f"`{name}`" for name, value in others.items() if value]
+    if given:
+        raise ValueError(
+            f"`backbone` must come without {', '.join(given)}, since it is the encoder of a model with offset "
+            f"learning, by classes that are installed, got {backbone}; leave out one or the other."
+        )
+
+
+def backbone_normalization(backbone: str) -> dict[str, Any]:
+    """How the photos were normalised that a backbone has learned from.
+
+    Args:
+        backbone (`str`): folder or Hub id of its weights.
+
+    Returns:
+        `dict[str, Any]`: what its `preprocessor_config.json` says of `do_rescale`, `rescale_factor`, `do_normalize`,
+        `image_mean` and `image_std`, arguments of [`OffSegImageProcessor`]; empty where there is no such file.
+
+    Raises:
+        OSError: where the Hub cannot be reached.
+    """
+    file = cached_file(backbone, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return {}
+    settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    return {name: settings[name] for name in _NORMALIZATION if settings.get(name) is not None}
 
 
 def native_image_processor(config: PreTrainedConfig, image_processor: OffSegImageProcessor) -> BaseImageProcessor:

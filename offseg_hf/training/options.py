@@ -31,6 +31,9 @@ class ModelArguments:
         None, "Architecture, such as offseg-b0; its weights are random unless --model_name_or_path is given."
     )
     model_name_or_path: str | None = _option(None, "Folder or Hub id of the weights to start from.")
+    backbone: str | None = _option(
+        None, "Folder or Hub id of an encoder, such as facebook/convnext-tiny-224, to put OffSeg's head on, instead."
+    )
     recipe: str | None = _option(None, "Recipe of the paper to train by, such as ade20k; other options override it.")
     labels: str | None = _option(None, "Class names separated by commas, or a .txt or .json file of them.")
     num_labels: int | None = _option(None, "Number of classes, instead of --labels.")
@@ -38,6 +41,7 @@ class ModelArguments:
         None,
         "Normalization of the logits: layer_norm, fitted_layer_norm or class_bias; by default what suits the classes.",
     )
+    decoder_hidden_size: int | None = _option(None, "Channels of the decode head; by default the architecture's.")
     attention_loss_weight: float | None = _option(None, "Weight of an auxiliary loss on the coupled attention.")
     label_smoothing: float | None = _option(None, "Label smoothing, in [0, 1).")
     class_weights: list[str] | None = _option(
@@ -132,6 +136,10 @@ class RecipeArguments:
         learning_rate (`float`, *optional*, defaults to 6e-5): peak learning rate of the encoder.
         head_learning_rate_factor (`float`, *optional*, defaults to 10): learning rate of the decode head as a multiple
             of `learning_rate`.
+        layer_decay (`float`, *optional*, defaults to 1): by which the encoder's learning rate is multiplied for each
+            block from the head down, see [`~offseg_hf.training.optimization.parameter_groups`].
+        freeze_backbone (`bool`, *optional*, defaults to `False`): whether the encoder stays as it is, see
+            [`~offseg_hf.training.freezing.freeze_backbone`].
         weight_decay (`float`, *optional*, defaults to 0.01): of all parameters but those of norm layers.
         optim (`str`, *optional*, defaults to `"adamw_torch"`): optimizer, any of `transformers`' that takes groups of
             parameters.
@@ -152,6 +160,12 @@ class RecipeArguments:
     learning_rate: float = _option(6e-5, "Peak learning rate of the encoder.")
     head_learning_rate_factor: float = _option(
         10.0, "Learning rate of the decode head, as a multiple of --learning_rate."
+    )
+    layer_decay: float = _option(
+        1.0, "Factor by which the encoder's learning rate falls with each block from the head down, such as 0.75."
+    )
+    freeze_backbone: bool = _option(
+        False, "Whether to train the head alone: the encoder's weights and BatchNorm statistics stay as they are."
     )
     weight_decay: float = _option(0.01, "Weight decay of all parameters but those of norm layers.")
     optim: str = _option("adamw_torch", "Optimizer, such as adamw_torch, adamw_torch_fused, sgd or adafactor.")

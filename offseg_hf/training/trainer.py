@@ -33,6 +33,7 @@ from offseg_hf.training.callbacks import (
     TrainingRates,
 )
 from offseg_hf.training.checkpoints import STATE_FILE, check_output_dir, without_progress_bars
+from offseg_hf.training.freezing import freeze_backbone
 from offseg_hf.training.metrics import BatchMetrics, predicted_label_maps
 from offseg_hf.training.model import native_image_processor
 from offseg_hf.training.optimization import check_schedule, parameter_groups
@@ -49,6 +50,7 @@ class SegmentationTrainer(Trainer):
     What it adds to `Trainer`:
 
     - Optimizer: encoder and head learn at rates of their own, and norm layers do not decay, whatever `args.optim`.
+    - Encoder: with `args.freeze_backbone` it stays as it is, to the last bit, and in evaluation mode.
     - Data: batches are stacked without padding. A stream ([`~offseg_hf.data.EndlessStream`]) is divided among the
       processes, and a training that resumes goes on in it exactly where the checkpoint was, without reading what came
       before; with `args.ignore_data_skip` it begins the stream's next pass instead.
@@ -96,7 +98,8 @@ class SegmentationTrainer(Trainer):
         image_processor: OffSegImageProcessor | None = None,
         **kwargs: Any,
     ):
-        set_up_batch_norm(model, args, train_dataset)
+        frozen = freeze_backbone(model) if args.freeze_backbone else []
+        set_up_batch_norm(model, args, train_dataset, frozen)
         if train_dataset is not None:
             check_schedule(args, train_dataset)
         is_stream = isinstance(train_dataset, EndlessStream)
@@ -122,9 +125,9 @@ class SegmentationTrainer(Trainer):
         is_per_pixel = auto_model_class(model.config).__name__ == "AutoModelForSemanticSegmentation"
         num_batches = args.world_size * args.gradient_accumulation_steps
         self._is_divided = is_per_pixel and self.compute_loss_func is None and num_batches > 1
-        self._frozen: list[nn.Module] = []
+        self._frozen = frozen
         if args.batch_norm == "frozen":
-            self._frozen = [module for module in model.modules() if isinstance(module, BATCH_NORM_LAYERS)]
+            self._frozen += [module for module in model.modules() if isinstance(module, BATCH_NORM_LAYERS)]
 
     def _add_callbacks(self, is_stream):
         # The first of all, so that those who report the logs get what it adds to them.
@@ -156,7 +159,9 @@ class SegmentationTrainer(Trainer):
                     f"{self.args.optim.value}; leave it out, or pass adamw_torch_fused, sgd or adafactor."
                 )
             args = self.args
-            groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.head_learning_rate_factor)
+            groups = parameter_groups(
+                model, args.learning_rate, args.weight_decay, args.head_learning_rate_factor, args.layer_decay
+            )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Data2VecVisionConfig, Mask2FormerImageProcessorPil, MobileViTConfig, SegformerConfig
+from transformers import (
+    ConvNextV2Config,
+    Data2VecVisionConfig,
+    Mask2FormerImageProcessorPil,
+    MobileViTConfig,
+    SegformerConfig,
+)
 
 from offseg_hf import (
+    OffSegBackboneConfig,
     OffSegConfig,
     OffSegEfficientFormerConfig,
     OffSegImageProcessor,
@@ -243,6 +250,15 @@ FAMILIES = {
     "segformer": (SegformerConfig, SEGFORMER),
     "wrapped segformer": (lambda **labels: OffsetLearningConfig(SegformerConfig(**SEGFORMER, **labels)), {}),
     "wrapped mobilevit": (lambda **labels: OffsetLearningConfig(MobileViTConfig(**MOBILEVIT, **labels)), {}),
+    "backbone": (
+        OffSegBackboneConfig,
+        {
+            "backbone_config": ConvNextV2Config(
+                depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], out_features=["stage1", "stage2", "stage3", "stage4"]
+            ),
+            "decoder_hidden_size": 16,
+        },
+    ),
     "segnext": (
         OffSegSegNextConfig,
         {

@@ -4,9 +4,15 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import SegformerConfig
+from transformers import ResNetConfig, SegformerConfig
 
-from offseg_hf import OffSegConfig, OffSegMask2FormerConfig, OffsetLearningConfig
+from offseg_hf import (
+    OffSegBackboneConfig,
+    OffSegConfig,
+    OffSegMask2FormerConfig,
+    OffSegSegNextConfig,
+    OffsetLearningConfig,
+)
 from offseg_hf.publishing.card import model_card
 
 CONFIG = OffSegConfig(id2label={0: "sky", 1: "road", 2: "left|right"})
@@ -73,6 +79,34 @@ def test_recipe_has_a_row_for_each_recorded_number():
         "| Photometric distortion | yes |",
     ]
     assert "Trained from random weights on camvid, split `train`." in card(training=TRAINING).text
+
+
+def test_rows_of_what_was_not_used_are_left_out():
+    unused = dict.fromkeys(("other_schedule", "other_optimizer", "layer_decay", "learning_rate_of_head_alone"))
+    assert rows_of(card(training={**TRAINING, **unused})) == rows_of(card(training=TRAINING))
+    other = {"learning_rate": None, "learning_rate_of_head_alone": 2e-3, "layer_decay": 0.75}
+    assert rows_of(card(training={**TRAINING, **other}))[2:4] == [
+        "| Learning rate | 0.002 for the head; the encoder stays as it was |",
+        "| Layer-wise decay | the encoder's rate falls by the factor 0.75 with each block, from the head down |",
+    ]
+
+
+ENCODER = {"name": "org/encoder", "is_hub_id": True, "license": "mit", "source": "a paper's page"}
+
+
+def test_encoder_is_named_with_its_source_and_licence():
+    named = card(training=TRAINING | {"origin": "org/encoder", "encoder": ENCODER}, license="cc-by-4.0")
+    link = "[org/encoder](https://huggingface.co/org/encoder) (a paper's page)"
+    assert f"Trained from the encoder {link}, with a head whose weights were random, on camvid" in named.text
+    assert f"- The weights of the encoder {link}, from which these derive: `mit`." in named.text
+    assert "- The weights: `cc-by-4.0`." in named.text and named.data.base_model == "org/encoder"
+
+
+def test_licence_of_an_encoder_that_is_not_known_is_said_to_be_unknown():
+    encoder = {"name": "mine", "is_hub_id": False, "license": None, "source": None}
+    named = card(training=TRAINING | {"origin": None, "encoder": encoder})
+    assert "the encoder `mine`, from which these derive: it is not known under which licence they are" in named.text
+    assert "None" not in named.content
 
 
 def test_results_are_in_the_metadata_and_in_tables():
@@ -161,6 +195,10 @@ def test_lines_of_use_fit_the_model():
 def test_architecture_is_named():
     assert "[SegFormer](https://arxiv.org/abs/2105.15203) with [offset learning]" in card(training=TRAINING).text
     assert "(`offseg-b0`)" in card(training=TRAINING).text
+    on_backbones = [OffSegBackboneConfig(backbone_config=each) for each in (ResNetConfig(), OffSegSegNextConfig())]
+    on_resnet, on_mscan = (card(config).text for config in on_backbones)
+    assert "is transformers' `resnet` with [offset learning]" in on_resnet
+    assert "is [SegNeXt](https://arxiv.org/abs/2209.08575) with [offset learning]" in on_mscan
     native = SegformerConfig(id2label={0: "sky", 1: "road"}, label2id={"sky": 0, "road": 1})
     wrapped = card(OffsetLearningConfig(base_config=native)).text
     assert "transformers' `segformer` with [offset learning]" in wrapped

@@ -14,10 +14,12 @@ from hub_double import HubDouble
 from huggingface_hub import ModelCard, constants
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_models import tiny_backbone_model
 from transformers import Mask2FormerImageProcessorPil, SegformerConfig, SegformerForSemanticSegmentation
 
 import offseg_hf.models
 from offseg_hf import (
+    OffSegBackboneForSemanticSegmentation,
     OffSegConfig,
     OffSegEfficientFormerConfig,
     OffSegEfficientFormerForSemanticSegmentation,
@@ -77,6 +79,12 @@ def wrapper():
     )
 
 
+def backbone():
+    with torch.random.fork_rng():
+        config = tiny_backbone_model(**LABELS, num_labels=3).config
+    return OffSegBackboneForSemanticSegmentation(config)
+
+
 # The family's code files besides that of the image processor, which all but Mask2Former share.
 FAMILIES = {
     "offseg": (
@@ -100,6 +108,12 @@ FAMILIES = {
         mask2former,
         "checkpoint_entries configuration_fields configuration_offseg_mask2former modeling_offseg_mask2former "
         "offset_learning library_internals",
+    ),
+    "backbone": (
+        backbone,
+        "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg "
+        "configuration_offseg_backbone modeling_offseg modeling_offseg_backbone offset_learning segmentation_loss "
+        "upsampling image_processing_offseg label_map library_internals",
     ),
     "wrapper": (
         wrapper,

@@ -195,12 +195,12 @@ def test_published_weights_keep_their_normalization_when_classes_agree(tmp_path)
 
 def test_error_when_lora_has_no_weights_to_start_from(tmp_path):
     model_args = ModelArguments(variant="offseg-b0", num_labels=4, lora_rank=8)
-    with pytest.raises(ValueError, match="`lora_rank` must come with `model_name_or_path`"):
+    with pytest.raises(ValueError, match="`lora_rank` must come with `model_name_or_path` or `backbone`"):
         trainer_from_arguments(model_args, DataArguments(dataset=["nowhere"]), arguments(tmp_path))
 
 
 def test_error_is_raised_when_neither_variant_nor_weights_are_given():
-    with pytest.raises(ValueError, match="`variant` or `model_name_or_path` must be given"):
+    with pytest.raises(ValueError, match="`variant`, `model_name_or_path` or `backbone` must be given"):
         create_model(None, None, ID2LABEL)
 
 

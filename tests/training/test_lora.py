@@ -2,9 +2,11 @@ import sys
 
 import pytest
 import torch
-from tiny_models import tiny_efficientformer, tiny_mask2former, tiny_offseg, tiny_segnext
+from tiny_models import tiny_backbone_model, tiny_efficientformer, tiny_mask2former, tiny_offseg, tiny_segnext
 from transformers import (
     ConvNextConfig,
+    Dinov2Config,
+    ResNetConfig,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     UperNetConfig,
@@ -29,9 +31,21 @@ def tiny_wrapped_segformer():
     return OffsetLearningForSemanticSegmentation.from_base(tiny_segformer())
 
 
+def tiny_model_on_resnet():
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    return tiny_backbone_model(ResNetConfig(**sizes, out_features=stages))
+
+
+def tiny_model_on_dinov2():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56}
+    return tiny_backbone_model(Dinov2Config(**sizes, out_features=["stage2"]))
+
+
 MODELS = [
     *(tiny_offseg, tiny_segnext, tiny_efficientformer, tiny_mask2former),
     *(tiny_segformer, tiny_wrapped_segformer),
+    *(tiny_backbone_model, tiny_model_on_resnet, tiny_model_on_dinov2),
 ]
 
 
@@ -137,9 +151,9 @@ def test_head_keeps_its_own_learning_rate_and_batch_norms_do_not_decay(tiny_mode
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in parameter_groups(model, 1e-4, 0.05, 10):
         for name in (names[parameter] for parameter in group["params"]):
-            in_encoder = "lora_" in name or ".stages." in name
+            in_encoder = "lora_" in name or ".backbone." in name
             assert group["lr"] == pytest.approx(1e-4 if in_encoder else 1e-3), name
-            if ".norm1." in name or ".bn." in name:
+            if ".norm1." in name or ".bn." in name or ".normalization." in name:
                 assert group["weight_decay"] == 0, name
 
 
@@ -155,7 +169,7 @@ def test_batch_norms_of_an_encoder_are_left_as_they_are_when_frozen():
 
 
 def test_error_when_the_rank_is_none():
-    with pytest.raises(ValueError, match="`rank` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`lora_rank` must be at least 1, got 0"):
         add_lora(tiny_offseg(), 0)
 
 

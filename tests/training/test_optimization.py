@@ -3,13 +3,27 @@ import sys
 
 import pytest
 import torch
-from tiny_models import tiny_mask2former, tiny_offseg
+from tiny_models import (
+    tiny_backbone_model,
+    tiny_efficientformer,
+    tiny_mask2former,
+    tiny_offseg,
+    tiny_segnext,
+)
 from torch import nn
-from transformers import SegformerConfig
+from transformers import (
+    Dinov2Config,
+    HGNetV2Config,
+    PvtV2Config,
+    ResNetConfig,
+    SegformerConfig,
+    Swinv2Config,
+)
 
 from offseg_hf import OffsetLearningConfig, OffsetLearningForSemanticSegmentation
+from offseg_hf.model_types import is_in_head
 from offseg_hf.training.arguments import SegmentationTrainingArguments
-from offseg_hf.training.optimization import parameter_groups
+from offseg_hf.training.optimization import numbers_of_blocks, parameter_groups
 from offseg_hf.training.trainer import SegmentationTrainer
 
 
@@ -81,6 +95,137 @@ def test_head_is_found_in_a_wrapped_model():
     for group in parameter_groups(model, 1e-4, 0.05, 10):
         for name in (names[parameter] for parameter in group["params"]):
             assert group["lr"] == pytest.approx(1e-3 if name.startswith("model.decode_head.") else 1e-4), name
+
+
+# Layer-wise decay
+
+STAGES = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+WIDTHS = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 2, 1, 1]}
+
+
+def tiny_swin():
+    sizes = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2], "image_size": 64, "window_size": 4}
+    return tiny_backbone_model(Swinv2Config(**sizes, **STAGES))
+
+
+def tiny_dinov2():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56}
+    return tiny_backbone_model(Dinov2Config(**sizes, out_features=["stage3"]))
+
+
+def tiny_resnet():
+    return tiny_backbone_model(ResNetConfig(embedding_size=8, **WIDTHS, **STAGES))
+
+
+def tiny_pvt():
+    return tiny_backbone_model(PvtV2Config(num_attention_heads=[1, 1, 2, 2], **WIDTHS, **STAGES))
+
+
+def tiny_hgnet():
+    widths = ("stage_in_channels", "stage_mid_channels", "stage_out_channels")
+    return tiny_backbone_model(HGNetV2Config(stem_channels=[3, 8, 8], **dict.fromkeys(widths, [8] * 4), **STAGES))
+
+
+LEVELS = [
+    # Levels: one for what comes before the blocks, and one for each block. And parameters of blocks in the middle.
+    (tiny_offseg, 1 + 4, {"segformer.stages.0.patch_embeddings.proj.weight": 0}),
+    (tiny_segnext, 1 + 4, {"backbone.stages.1.patch_embed.0.weight": 1, "backbone.stages.3.norm.bias": 4}),
+    (tiny_efficientformer, 1 + 6, {"backbone.stem.0.weight": 0, "backbone.stages.2.blocks.1.layer_scale_1": 4}),
+    (tiny_mask2former, 1 + 4, {"model.pixel_level_module.encoder.hidden_states_norms.stage1.weight": 4}),
+    (tiny_backbone_model, 1 + 5, {"backbone.encoder.stages.2.downsampling_layer.1.weight": 2}),
+    (tiny_swin, 1 + 5, {"backbone.encoder.layers.0.downsample.norm.weight": 1}),
+    (tiny_dinov2, 1 + 3, {"backbone.embeddings.cls_token": 0, "backbone.layernorm.weight": 3}),
+    (tiny_resnet, 1 + 5, {"backbone.encoder.stages.1.layers.1.layer.2.convolution.weight": 3}),
+    (tiny_pvt, 1 + 5, {"backbone.encoder.layers.1.patch_embedding.proj.weight": 1}),
+    (tiny_hgnet, 1 + 6, {"backbone.encoder.stages.2.blocks.1.layers.3.conv2.convolution.weight": 4}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tiny_model", "num_levels", "examples"), LEVELS)
+def test_blocks_of_an_encoder_are_counted_from_the_stem_to_the_head(tiny_model, num_levels, examples):
+    model = tiny_model()
+    numbers = numbers_of_blocks(model)
+    assert sorted({*numbers.values()}) == list(range(num_levels))
+    assert list(numbers.values()) == sorted(numbers.values())  # in the order in which they compute
+    assert {name: numbers[name] for name in examples} == examples
+    assert numbers.keys() == {name for name, _ in model.named_parameters() if not is_in_head(name)}
+
+
+def test_learning_rate_falls_by_the_factor_with_each_block_from_the_head_down():
+    model = tiny_backbone_model()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    numbers = numbers_of_blocks(model)
+    groups = parameter_groups(model, 1e-3, 0.01, 10, layer_decay=0.5)
+    grouped = [parameter for group in groups for parameter in group["params"]]
+    assert len(grouped) == len({*grouped}) == len(names)
+    for group in groups:
+        for name in (names[parameter] for parameter in group["params"]):
+            expected = 1e-2 if name not in numbers else 1e-3 * 0.5 ** (6 - numbers[name])
+            assert group["lr"] == pytest.approx(expected), name
+    rates = sorted({group["lr"] for group in groups})
+    assert rates == pytest.approx([1e-3 / 64, 1e-3 / 32, 1e-3 / 16, 1e-3 / 8, 1e-3 / 4, 1e-3 / 2, 1e-2])
+
+
+def test_groups_are_as_without_it_when_the_factor_is_one():
+    plain, explicit = (parameter_groups(tiny_backbone_model(), 1e-3, 0.01, 10, *more) for more in ((), (1.0,)))
+    assert len(plain) == 4 and [len(group["params"]) for group in plain] == [len(g["params"]) for g in explicit]
+
+
+@pytest.mark.parametrize("wrapper", ["_fsdp_wrapped_module", "_orig_mod", "module", "_checkpoint_wrapped_module"])
+def test_levels_are_the_same_when_the_model_and_some_blocks_are_wrapped(wrapper):
+    model = tiny_backbone_model()
+    expected = list(numbers_of_blocks(model).values())
+    for stage in model.backbone.encoder.stages:
+        stage.layers[0] = nn.ModuleDict({wrapper: stage.layers[0]})
+    model.backbone = nn.ModuleDict({wrapper: model.backbone})
+    assert list(numbers_of_blocks(nn.ModuleDict({wrapper: model})).values()) == expected
+
+
+def test_levels_are_the_same_when_lora_is_added():
+    pytest.importorskip("peft", reason="needs the extra `peft`")
+    from offseg_hf.training.lora import add_lora
+
+    expected = numbers_of_blocks(tiny_backbone_model())
+    model = add_lora(tiny_backbone_model(), 2)
+    numbers = numbers_of_blocks(model)
+    for name, number in expected.items():
+        module = name.rpartition(".")[0]
+        inner = f"base_model.model.{module}"
+        found = {numbers[full] for full in numbers if full.startswith(f"{inner}.")}
+        assert found == {number}, name
+    rates = {group["lr"] for group in parameter_groups(model, 1e-3, 0.01, 10, layer_decay=0.5)}
+    assert len(rates) == 6 + 1
+
+
+def test_rate_of_the_encoder_that_is_logged_is_the_last_blocks(tmp_path):
+    def collate(examples):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.randint(4, (len(examples), 64, 64), generator=generator)
+        return {"pixel_values": torch.randn(len(examples), 3, 64, 64, generator=generator), "labels": labels}
+
+    args = arguments(
+        tmp_path, max_steps=2, lr_scheduler_type="constant", learning_rate=1e-3, layer_decay=0.5, save_strategy="no",
+        per_device_train_batch_size=2, logging_steps=1,
+    )  # fmt: skip
+    trainer = SegmentationTrainer(tiny_offseg(), args, train_dataset=[None] * 4, data_collator=collate)
+    trainer.train()
+    (first, *_) = trainer.state.log_history
+    assert (first["learning_rate"], first["learning_rate_head"]) == (5e-4, 1e-2)
+
+
+@pytest.mark.parametrize("layer_decay", [0.0, -0.5, 1.5])
+def test_error_when_the_factor_is_out_of_range(tmp_path, layer_decay):
+    with pytest.raises(ValueError, match=f"`layer_decay` must be above 0 and at most 1, got {layer_decay}; pass 0.75"):
+        arguments(tmp_path, layer_decay=layer_decay)
+
+
+def test_error_when_an_encoder_has_no_blocks():
+    model = nn.ModuleDict({"backbone": nn.Conv2d(3, 8, 3), "head": nn.Conv2d(8, 4, 1)})
+    with pytest.raises(
+        ValueError, match=r"`layer_decay` must be 1 for an encoder in which no .*got 0\.5; leave it out"
+    ):
+        parameter_groups(model, 1e-3, 0.01, 10, layer_decay=0.5)
+    assert len(parameter_groups(model, 1e-3, 0.01, 10)) == 2
 
 
 # Learning rates

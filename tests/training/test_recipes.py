@@ -166,7 +166,7 @@ def test_recipe_is_that_of_the_models_family_when_weights_are_given(tmp_path):
         (["pascal_context", "--variant", "offseg-b0"], "got 'pascal_context' for a model of type offseg"),
         (["cityscapes", "--variant", "offseg-mask2former-t"], "got 'cityscapes' for a model of type offseg_mask2"),
         (["ade20k"], "got 'ade20k' for a model of type None"),
-        (["ade20k", "--variant", "offseg-b9"], "`name` must be one of offseg-b0, offseg-b1"),
+        (["ade20k", "--variant", "offseg-b9"], "`variant` must be one of offseg-b0, offseg-b1"),
     ],
 )
 def test_error_lists_the_known_recipes_when_there_is_none(words, message):

@@ -23,6 +23,7 @@ parser.add_argument("--max_steps", type=int)
 parser.add_argument("--save_steps", type=int)
 parser.add_argument("--dataloader_num_workers", type=int, default=0)
 parser.add_argument("--resume_from_checkpoint")
+parser.add_argument("--freeze_backbone", action="store_true")
 parser.add_argument("--evaluate", action="store_true")
 parser.add_argument("--sets", action="store_true")
 given = parser.parse_args()
@@ -42,7 +43,8 @@ data = training_dataset(
 args = SegmentationTrainingArguments(
     output_dir=given.output_dir, max_steps=given.max_steps, per_device_train_batch_size=given.batch_size,
     batch_norm=given.batch_norm, save_strategy="steps", save_steps=given.save_steps, logging_steps=1, warmup_steps=1,
-    learning_rate=1e-3, use_cpu=True, disable_tqdm=True, dataloader_num_workers=given.dataloader_num_workers,
+    learning_rate=1e-3, use_cpu=True, disable_tqdm=True, freeze_backbone=given.freeze_backbone,
+    dataloader_num_workers=given.dataloader_num_workers,
     dataloader_multiprocessing_context="fork" if given.dataloader_num_workers else None,
 )  # fmt: skip
 trainer = SegmentationTrainer(model, args, train_dataset=data)

@@ -16,11 +16,13 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from offseg_hf.data.presets import PRESETS
+from offseg_hf.models.configuration_offseg_backbone import OffSegBackboneConfig
 from offseg_hf.variants import variant_config
 
 RECIPES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("*.json")))
 _FAMILIES = {
-    "segformer": ("segformer", "offseg", "offseg_efficientformer"),  # the paper's own OffSeg-T, B, L too
+    # The paper's own OffSeg-T, B, L too; and any backbone, since the head on it is that of OffSeg-B0.
+    "segformer": ("segformer", "offseg", "offseg_efficientformer", "offseg_backbone"),
     "segnext": ("offseg_segnext",),
     "mask2former": ("mask2former", "offseg_mask2former"),
 }
@@ -76,6 +78,8 @@ def apply_recipe(parser: argparse.ArgumentParser, argv: list[str] | None = None)
 def _model_type(asked):
     if getattr(asked, "variant", None) is not None:
         return variant_config(asked.variant).model_type
+    if getattr(asked, "backbone", None) is not None:
+        return OffSegBackboneConfig.model_type
     path = asked.model if hasattr(asked, "model") else asked.model_name_or_path
     if path is None:
         return None
