@@ -143,14 +143,14 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        backbone_name_or_path: str | os.PathLike,
+        backbone: str | os.PathLike,
         dtype: torch.dtype = torch.float32,
         **fields: Any,
     ) -> "OffSegBackboneForSemanticSegmentation":
         """A model to train, whose encoder starts from given weights and whose head starts at random.
 
         Args:
-            backbone_name_or_path (`str` or `os.PathLike`): folder or Hub id of the weights, of a type that
+            backbone (`str` or `os.PathLike`): folder or Hub id of the weights, of a type that
                 [`transformers.AutoBackbone`] knows, with a head of another kind or without.
             dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the whole model.
             **fields: of [`OffSegBackboneConfig`]: `id2label`, `decoder_hidden_size`, …
@@ -162,32 +162,32 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
             OSError: where there are no such weights.
             ValueError: where they are of a type without a backbone, or lack parts of it.
         """
-        backbone_config = AutoConfig.from_pretrained(backbone_name_or_path)
+        backbone_config = AutoConfig.from_pretrained(backbone)
         if type(backbone_config) not in MODEL_FOR_BACKBONE_MAPPING:
             raise ValueError(
-                "`backbone_name_or_path` must be of a type that AutoBackbone knows, such as ConvNeXt, Swin, ResNet or "
-                f"DINOv2, got {backbone_name_or_path} of type {backbone_config.model_type!r}; choose another."
+                "`backbone` must be of a type that AutoBackbone knows, such as ConvNeXt, Swin, ResNet or "
+                f"DINOv2, got {backbone} of type {backbone_config.model_type!r}; choose another."
             )
         # The class itself, since `AutoBackbone.from_pretrained` asks the Hub about folders too.
         backbone_class = MODEL_FOR_BACKBONE_MAPPING[type(backbone_config)]
         if type(backbone_config) is not backbone_class.config_class:  # a native model's, without stages
-            backbone_config = backbone_class.config_class.from_pretrained(backbone_name_or_path)
+            backbone_config = backbone_class.config_class.from_pretrained(backbone)
         backbone_config.out_features = stages_to_read(backbone_config)
-        backbone, report = backbone_class.from_pretrained(
-            backbone_name_or_path, config=backbone_config, dtype=dtype, output_loading_info=True
+        encoder, report = backbone_class.from_pretrained(
+            backbone, config=backbone_config, dtype=dtype, output_loading_info=True
         )
-        parameters = backbone.state_dict()
+        parameters = encoder.state_dict()
         # Some backbones add a norm for each map, which starts as it should.
         missing = sorted(name for name in report["missing_keys"] if parameters[name].ndim > 1)
         if missing or report["mismatched_keys"]:
             raise ValueError(
-                f"`backbone_name_or_path` must hold all weights of a {backbone_class.__name__}, but in "
-                f"{backbone_name_or_path} {len(missing) + len(report['mismatched_keys'])} are missing or misshapen, "
+                f"`backbone` must hold all weights of a {backbone_class.__name__}, but in "
+                f"{backbone} {len(missing) + len(report['mismatched_keys'])} are missing or misshapen, "
                 f"such as {[*missing, *(name for name, *_ in report['mismatched_keys'])][0]}; choose another."
             )
-        model = cls(OffSegBackboneConfig(backbone_config=backbone.config, **fields)).to(dtype)
-        model.backbone = backbone
-        model.config.backbone_config = backbone.config
+        model = cls(OffSegBackboneConfig(backbone_config=encoder.config, **fields)).to(dtype)
+        model.backbone = encoder
+        model.config.backbone_config = encoder.config
         return model.eval()
 
     @in_parts_of_the_batch

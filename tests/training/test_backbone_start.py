@@ -82,7 +82,7 @@ def test_error_when_a_backbone_is_given_besides_something_else(others, named):
 
 def test_error_when_the_type_has_no_backbone(tmp_path):
     LevitModel(LevitConfig(hidden_sizes=[16, 16, 16], depths=[1, 1, 1])).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"`backbone_name_or_path` must be of a type that AutoBackbone .*'levit'"):
+    with pytest.raises(ValueError, match=r"`backbone` must be of a type that AutoBackbone .*'levit'"):
         create_model(None, None, ID2LABEL, backbone=str(tmp_path))
 
 
