@@ -92,10 +92,10 @@ def main(argv=None):
                 continue
             comparison = comparison or Comparison(args)
             start = time.perf_counter()
-            iou = comparison.run(name, seed)
+            mean_iou, iou = comparison.run(name, seed)
             minutes = (time.perf_counter() - start) / 60
-            write_json(path, {**run, "mean_iou": statistics.mean(iou.values()), "iou": iou, "minutes": minutes})
-            print(f"{path.stem}: mIoU {statistics.mean(iou.values()):.4f}, {minutes:.1f} minutes", flush=True)
+            write_json(path, {**run, "mean_iou": mean_iou, "iou": iou, "minutes": minutes})
+            print(f"{path.stem}: mIoU {mean_iou:.4f}, {minutes:.1f} minutes", flush=True)
 
 
 def describe(args, name, seed):
@@ -164,7 +164,7 @@ class Comparison:
         return model
 
     def run(self, name, seed):
-        """IoU of each class, by name."""
+        """Mean IoU, and the IoU of each class by name."""
         args, model = self.args, self.model(name, seed)
         head, encoder = model.decode_head, model.backbone
         groups = [{"params": [p for p in head.parameters() if p.requires_grad], "base": args.learning_rate}]
@@ -201,7 +201,7 @@ class Comparison:
         return maps[1:] if self.args.finest_stride == 8 else maps
 
     def measure(self, model):
-        """IoU of each class over the validation photos, at the labels' own resolution."""
+        """The same, over the validation photos at the labels' own resolution."""
         model.eval()
         eval_maps = self.eval_maps or encode(model, [self.eval_images])
         metric = SemanticSegmentationMetric(len(self.class_names), ignore_index=255)
@@ -212,8 +212,9 @@ class Comparison:
                 labels = self.eval_labels[part]
                 logits = F.interpolate(logits, labels.shape[1:], mode="bilinear")
                 metric.add_batch(predictions=logits.argmax(1), references=labels)
-        iou = metric.compute()["per_category_iou"]
-        return dict(zip(self.class_names, (float(value) for value in iou)))
+        found = metric.compute()
+        iou = dict(zip(self.class_names, (float(value) for value in found["per_category_iou"])))
+        return float(found["mean_iou"]), iou
 
 
 def encode(model, batches_of_images):

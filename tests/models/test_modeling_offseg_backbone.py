@@ -267,9 +267,7 @@ def test_weights_in_half_precision_are_trained_in_float32(tmp_path):
 
 def test_error_when_weights_are_of_a_type_without_a_backbone(tmp_path):
     ViTConfig().save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"`backbone` must be of a type that AutoBackbone knows, .*'vit'"
-    ):
+    with pytest.raises(ValueError, match=r"`backbone` must be of a type that AutoBackbone knows, .*'vit'"):
         OffSegBackboneForSemanticSegmentation.from_backbone(tmp_path)
 
 
