@@ -28,22 +28,56 @@ def init_weights(model: PreTrainedModel, module: nn.Module) -> None:
         PreTrainedModel._init_weights(model, module)
 
 
-class SamePaddedConv2d(nn.Conv2d):
+class FoldedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that the convolution before it has done already, in inference on a CPU, which saves a pass."""
+
+    def is_folded(self, hidden_states: torch.Tensor) -> bool:
+        """Whether it is done, for the convolution's input or its output."""
+        if self.training or not hidden_states.is_cpu or torch.is_grad_enabled():
+            return False
+        return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states if self.is_folded(hidden_states) else super().forward(hidden_states)
+
+
+class FoldingConv2d(nn.Conv2d):
+    """Convolution that does the [`FoldedBatchNorm2d`] behind it too, where that is folded."""
+
+    norm_place: tuple[nn.Module, str] | None = None  # not the norm itself, which SyncBatchNorm may replace
+
+    def weight_and_bias(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias for an input."""
+        norm = None if self.norm_place is None else getattr(*self.norm_place)
+        if type(norm) is not FoldedBatchNorm2d or not norm.is_folded(hidden_states):
+            return self.weight, self.bias
+        at_least_float32 = torch.promote_types(self.weight.dtype, torch.float32)
+        scale = norm.weight * torch.rsqrt(norm.running_var.to(at_least_float32) + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            bias = bias + self.bias * scale
+        dtype = self.weight.dtype
+        return (self.weight * scale[:, None, None, None]).to(dtype), bias.to(dtype)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(hidden_states, *self.weight_and_bias(hidden_states))
+
+
+class SamePaddedConv2d(FoldingConv2d):
     """Convolution with stride 2 and an odd kernel, padded as TensorFlow's "same": even sizes with one less before."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.weight_and_bias(hidden_states)
         height, width = hidden_states.shape[2:]
         even_y, even_x = 1 - height % 2, 1 - width % 2
         pad_y, pad_x = self.kernel_size[0] // 2, self.kernel_size[1] // 2
         if torch.compiler.is_compiling():  # exports included, whose convolutions have fixed padding
             hidden_states = F.pad(hidden_states, (pad_x - even_x, pad_x, pad_y - even_y, pad_y))
-            return super().forward(hidden_states)
+            return self._conv_forward(hidden_states, weight, bias)
         # With two more before, the stride's phase is that of one less, and the first row and column are to be dropped:
         # on a CPU this takes less than a padded copy.
         padding = (pad_y + even_y, pad_x + even_x)
-        hidden_states = F.conv2d(
-            hidden_states, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
-        )
+        hidden_states = F.conv2d(hidden_states, weight, bias, self.stride, padding, self.dilation, self.groups)
         return hidden_states[:, :, even_y:, even_x:]
 
 
@@ -97,14 +131,19 @@ class InvertedResidualBackbone(BackboneMixin):
         self.num_features = [_children(nn.BatchNorm2d, end)[-1].num_features for end in ends]
         for norm in _children(nn.BatchNorm2d, self):
             norm.momentum = self.config.batch_norm_momentum
+            norm.__class__ = FoldedBatchNorm2d
         for activation in _children((nn.ReLU6, nn.SiLU), self):
             activation.inplace = True  # of a BatchNorm's or a convolution's output, which nothing else reads
         for layer in list(self.modules()):
-            for name, child in layer.named_children():
+            conv = None
+            for name, child in list(layer.named_children()):
                 if isinstance(child, nn.ZeroPad2d):  # for even sizes alone
                     setattr(layer, name, nn.Identity())
                 elif isinstance(child, nn.Conv2d):
-                    setattr(layer, name, _padded(child, tf_padding))
+                    conv = _padded(child, tf_padding)
+                    setattr(layer, name, conv)
+                elif isinstance(child, nn.BatchNorm2d):
+                    conv.norm_place = (layer, name)
 
     def _init_weights(self, module):
         init_weights(self, module)
@@ -148,12 +187,8 @@ def _padded(conv, tf_padding):
     """The convolution with its padding in numbers, which exports want, or one that pads by the size at hand."""
     if conv.stride == (1, 1) or not tf_padding:
         conv.padding = tuple(dilation * (size // 2) for dilation, size in zip(conv.dilation, conv.kernel_size))
-        return conv
-    return SamePaddedConv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-    )
+        conv.__class__ = FoldingConv2d
+    else:
+        conv.padding = (0, 0)
+        conv.__class__ = SamePaddedConv2d
+    return conv
