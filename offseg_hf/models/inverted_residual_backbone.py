@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 
+from .decode_head import is_hooked
 from .library_internals import can_return_tuple, filter_output_hidden_states
 
 
@@ -29,51 +30,69 @@ def init_weights(model: PreTrainedModel, module: nn.Module) -> None:
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that the convolution before it has done already, in inference on a CPU, which saves a pass."""
-
-    def is_folded(self, hidden_states: torch.Tensor) -> bool:
-        """Whether it is done, for the convolution's input or its output."""
-        if self.training or not hidden_states.is_cpu or torch.is_grad_enabled():
-            return False
-        return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """BatchNorm that leaves alone what the convolution before it has normalised already."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states if self.is_folded(hidden_states) else super().forward(hidden_states)
+        is_done = getattr(hidden_states, "normalised_by", None) is self
+        return hidden_states if is_done else super().forward(hidden_states)
 
 
 class FoldingConv2d(nn.Conv2d):
-    """Convolution that does the [`FoldedBatchNorm2d`] behind it too, where that is folded."""
+    """Convolution that in inference on a CPU does the [`FoldedBatchNorm2d`] behind it too, which saves a pass.
 
-    norm_place: tuple[nn.Module, str] | None = None  # not the norm itself, which SyncBatchNorm may replace
+    It decides alone, and marks its output, so that whatever is put around or in the place of one of the two finds a
+    plain convolution and a plain norm.
+    """
 
-    def weight_and_bias(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias for an input."""
-        norm = None if self.norm_place is None else getattr(*self.norm_place)
-        if type(norm) is not FoldedBatchNorm2d or not norm.is_folded(hidden_states):
-            return self.weight, self.bias
+    place: tuple[nn.Module, str, str] | None = None  # the layer that has both, and their names in it
+
+    def folded_norm(self, hidden_states: torch.Tensor) -> FoldedBatchNorm2d | None:
+        """The norm to do as well for an input, if any."""
+        if self.place is None or torch.is_grad_enabled() or not hidden_states.is_cpu:
+            return None
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None
+        layer, own_name, norm_name = self.place
+        norm = getattr(layer, norm_name)
+        if getattr(layer, own_name) is not self or type(norm) is not FoldedBatchNorm2d or norm.training:
+            return None
+        return None if is_hooked(self) or is_hooked(norm) else norm
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        norm = self.folded_norm(hidden_states)
+        if norm is None:
+            return self.padded_conv(hidden_states, self.weight, self.bias)
         at_least_float32 = torch.promote_types(self.weight.dtype, torch.float32)
         scale = norm.weight * torch.rsqrt(norm.running_var.to(at_least_float32) + norm.eps)
         bias = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             bias = bias + self.bias * scale
         dtype = self.weight.dtype
-        return (self.weight * scale[:, None, None, None]).to(dtype), bias.to(dtype)
+        weight = (self.weight * scale[:, None, None, None]).to(dtype)
+        hidden_states = self.padded_conv(hidden_states, weight, bias.to(dtype))
+        hidden_states.normalised_by = norm
+        return hidden_states
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(hidden_states, *self.weight_and_bias(hidden_states))
+    def padded_conv(
+        self, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The convolution with this layer's padding and stride."""
+        return F.conv2d(hidden_states, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class SamePaddedConv2d(FoldingConv2d):
     """Convolution with stride 2 and an odd kernel, padded as TensorFlow's "same": even sizes with one less before."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.weight_and_bias(hidden_states)
+    def padded_conv(
+        self, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The convolution with padding by the size at hand."""
         height, width = hidden_states.shape[2:]
         even_y, even_x = 1 - height % 2, 1 - width % 2
         pad_y, pad_x = self.kernel_size[0] // 2, self.kernel_size[1] // 2
         if torch.compiler.is_compiling():  # exports included, whose convolutions have fixed padding
             hidden_states = F.pad(hidden_states, (pad_x - even_x, pad_x, pad_y - even_y, pad_y))
-            return self._conv_forward(hidden_states, weight, bias)
+            return F.conv2d(hidden_states, weight, bias, self.stride, 0, self.dilation, self.groups)
         # With two more before, the stride's phase is that of one less, and the first row and column are to be dropped:
         # on a CPU this takes less than a padded copy.
         padding = (pad_y + even_y, pad_x + even_x)
@@ -135,15 +154,14 @@ class InvertedResidualBackbone(BackboneMixin):
         for activation in _children((nn.ReLU6, nn.SiLU), self):
             activation.inplace = True  # of a BatchNorm's or a convolution's output, which nothing else reads
         for layer in list(self.modules()):
-            conv = None
+            conv, conv_name = None, ""
             for name, child in list(layer.named_children()):
                 if isinstance(child, nn.ZeroPad2d):  # for even sizes alone
                     setattr(layer, name, nn.Identity())
                 elif isinstance(child, nn.Conv2d):
-                    conv = _padded(child, tf_padding)
-                    setattr(layer, name, conv)
+                    conv, conv_name = _padded(child, tf_padding), name
                 elif isinstance(child, nn.BatchNorm2d):
-                    conv.norm_place = (layer, name)
+                    conv.place = (layer, conv_name, name)
 
     def _init_weights(self, module):
         init_weights(self, module)

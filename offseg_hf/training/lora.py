@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from offseg_hf.models.configuration_offseg_backbone import OffSegBackboneConfig
+from offseg_hf.models.inverted_residual_backbone import SamePaddedConv2d
 from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS
 
 if TYPE_CHECKING:
@@ -84,11 +85,12 @@ def add_lora(model: PreTrainedModel, lora_rank: int) -> "PeftModel":
 
 
 def _layers_of_backbone(model):
-    return [
-        f"backbone.{name}"
-        for name, module in model.backbone.named_modules()
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-    ]
+    def has_updates(module):
+        if isinstance(module, SamePaddedConv2d):  # PEFT's update would be padded otherwise
+            return False
+        return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+    return [f"backbone.{name}" for name, module in model.backbone.named_modules() if has_updates(module)]
 
 
 def _batch_norms_of_encoder(model, heads):

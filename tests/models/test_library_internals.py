@@ -17,7 +17,7 @@ from test_modeling_offseg_efficientformer import TestOffSegEfficientFormer as _E
 from transformers import PreTrainedConfig, PreTrainedModel, SegformerConfig, SegformerModel
 from transformers.models.segformer import modeling_segformer
 
-from offseg_hf.models import channels_last_segformer, library_internals, modeling_offseg
+from offseg_hf.models import channels_last_segformer, decode_head, library_internals, modeling_offseg
 from offseg_hf.models.channels_last_segformer import CHANNELS_LAST, keep_channels_last
 
 MODELS = Path(library_internals.__file__).parent
@@ -202,9 +202,9 @@ def test_error_when_historical_names_can_no_longer_be_renamed(fallbacks, monkeyp
 
 def test_head_runs_as_in_training_when_torch_does_not_tell_of_hooks():
     module = torch.nn.Identity()
-    assert not modeling_offseg._is_hooked(module)
+    assert not decode_head.is_hooked(module)
     del module._forward_hooks
-    assert modeling_offseg._is_hooked(module)
+    assert decode_head.is_hooked(module)
 
 
 # The encoder whose maps stay channels-last
