@@ -66,9 +66,12 @@ def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def command(argv: list[str] | None = None) -> int:
+        was_in_group = _process_group() is not None
         try:
             code = main(argv) or 0
-            _leave_process_group()
+            if not was_in_group and (group := _process_group()) is not None:
+                # Its threads do not survive Python's end, which could abort the process.
+                group.destroy_process_group()
             return code
         except SystemExit as end:  # argparse's, after its help or a mistake
             if isinstance(end.code, str):
@@ -82,11 +85,11 @@ def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:
     return command
 
 
-def _leave_process_group():
-    """Ends the threads by which several processes talk: Python's end, which they do not survive, can abort them."""
+def _process_group():
+    """torch's module of process groups, where this process is in one."""
     distributed = sys.modules.get("torch.distributed")  # not loaded by every command
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    is_in_one = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if is_in_one else None
 
 
 def add_fields(parser: argparse.ArgumentParser, heading: str, dataclass: type) -> None:

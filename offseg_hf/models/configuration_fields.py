@@ -124,11 +124,8 @@ class OffsetLearningFields(LabelledClasses):
         own = ("logit_normalization", "attention_loss_weight", "semantic_loss_ignore_index", *LOSS_FIELDS)
         given = {name: kwargs.pop(name) for name in own if name in kwargs}
         num_labels = len(kwargs["id2label"]) if "id2label" in kwargs else kwargs.get("num_labels")
-        is_published = config_dict.get("logit_normalization") == "layer_norm"
-        if _has_other_classes(config_dict, num_labels):
-            left_out = {"class_weights"}
-            if num_labels < 3 or is_published:
-                left_out |= {"logit_normalization", "attention_loss_weight"}  # learned anew, so as fits
+        if _has_other_classes(config_dict, num_labels):  # learned anew, so as fits them
+            left_out = {"class_weights", "logit_normalization", "attention_loss_weight"}
             config_dict = {name: value for name, value in config_dict.items() if name not in left_out}
         return super().from_dict({**config_dict, **given}, **kwargs)
 

@@ -32,16 +32,12 @@ class OffSegBackboneConfig(OffsetLearningFields, PreTrainedConfig):
         backbone_config ([`transformers.PreTrainedConfig`] or `dict`, *optional*, defaults to that of a ResNet-50):
             Configuration of the backbone, of any type that [`transformers.AutoBackbone`] knows. Its `out_features` are
             the feature maps that the head reads. It is copied.
-        feature_strides (`list[int]`, *optional*):
-            Pixels of the image per pixel of each of these maps, across and down; measured by the model if left out.
-        feature_channels (`list[int]`, *optional*):
-            Channels of each of these maps; measured by the model if left out.
         decoder_hidden_size (`int`, *optional*, defaults to 256):
             Channels of the decode head.
 
     Raises:
         ValueError: where `backbone_config` is of an unknown type, or `num_labels` and `id2label` disagree.
-        huggingface_hub.errors.StrictDataclassError: where a field has the wrong type, or fields contradict each other.
+        huggingface_hub.errors.StrictDataclassError: where a field has the wrong type or is out of its range.
 
     Example:
 
@@ -58,8 +54,6 @@ class OffSegBackboneConfig(OffsetLearningFields, PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
-    feature_strides: list[int] | tuple[int, ...] | None = None
-    feature_channels: list[int] | tuple[int, ...] | None = None
     decoder_hidden_size: int = 256
 
     def __post_init__(self, **kwargs) -> None:
@@ -86,17 +80,6 @@ class OffSegBackboneConfig(OffsetLearningFields, PreTrainedConfig):
         return super().to_diff_dict() | {"backbone_config": backbone_config}
 
     def validate_architecture(self) -> None:
-        """Raises a `ValueError` where fields contradict each other."""
-        strides, channels = self.feature_strides, self.feature_channels
-        if strides is not None and (not strides or min(strides) < 1 or sorted(strides) != list(strides)):
-            raise ValueError(
-                f"`feature_strides` must be positive numbers from the finest map to the coarsest, got {strides}; "
-                "leave it out to have them measured."
-            )
-        if (strides is None) != (channels is None) or (strides is not None and len(strides) != len(channels)):
-            raise ValueError(
-                "`feature_channels` must have an entry for each of `feature_strides`, got "
-                f"{channels} and {strides}; leave both out to have them measured."
-            )
+        """Raises a `ValueError` where a field is out of its range."""
         if self.decoder_hidden_size < 1:
             raise ValueError(f"`decoder_hidden_size` must be at least 1, got {self.decoder_hidden_size}.")

@@ -43,11 +43,20 @@ def feature_maps(backbone_config: PreTrainedConfig) -> tuple[list[int], list[int
     Returns:
         `tuple[list[int], list[int]]`: of each map the stride, in pixels of the image across and down, and the number
         of channels (which `channels` of some backbones does not tell right).
+
+    Raises:
+        ValueError: where the backbone takes images of one size alone.
     """
-    with torch.device("meta"), torch.no_grad():
-        backbone = new_backbone(backbone_config).eval()
-        image = torch.empty(1, getattr(backbone_config, "num_channels", 3), MEASURED_SIZE, MEASURED_SIZE)
-        shapes = [one.shape for one in backbone.forward_with_filtered_kwargs(image).feature_maps]
+    try:
+        with torch.device("meta"), torch.no_grad():
+            backbone = new_backbone(backbone_config).eval()
+            image = torch.empty(1, getattr(backbone_config, "num_channels", 3), MEASURED_SIZE, MEASURED_SIZE)
+            shapes = [one.shape for one in backbone.forward_with_filtered_kwargs(image).feature_maps]
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"`backbone` must take images of any size, got one of type {backbone_config.model_type!r}, which does not "
+            f"take {MEASURED_SIZE}×{MEASURED_SIZE} pixels ({error}); choose another, such as ConvNeXt, Swin or DINOv2."
+        ) from error
     return [round(MEASURED_SIZE / shape[3]) for shape in shapes], [shape[1] for shape in shapes]
 
 
@@ -86,8 +95,10 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
     transformers, are concatenated, and [`FeaturePyramid`] makes two more resolutions of them.
 
     Args:
-        config ([`OffSegBackboneConfig`]): the backbone's configuration, and the head's; what its feature maps are
-            is filled in.
+        config ([`OffSegBackboneConfig`]): the backbone's configuration, and the head's.
+
+    Raises:
+        ValueError: where the backbone takes images of one size alone, or has maps of one stride, which is odd.
 
     Example:
 
@@ -119,11 +130,17 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
         config.backbone_config = self.backbone.config
         adopt_attention(config, self.backbone.config)
         install_capturing_hooks(self.backbone)
-        if config.feature_strides is None:
-            config.feature_strides, config.feature_channels = feature_maps(config.backbone_config)
-        strides, hidden_sizes = list(config.feature_strides), config.feature_channels
+        for name, parameter in self.backbone.named_parameters():
+            if name.endswith("mask_token"):  # of pre-training, where some patches are hidden
+                parameter.requires_grad_(False)
+        strides, hidden_sizes = feature_maps(config.backbone_config)
         self.pyramid = None
         if len({*strides}) == 1:
+            if strides[0] % 2:
+                raise ValueError(
+                    "`backbone_config` must have maps of several strides, or of one that is even, got maps of stride "
+                    f"{strides[0]} alone; choose another `out_features` or another patch size."
+                )
             self.pyramid = FeaturePyramid(sum(hidden_sizes))
             hidden_sizes = self.pyramid.hidden_sizes
             strides = [strides[0] // 2, strides[0], 2 * strides[0]]
@@ -176,9 +193,9 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
         encoder, report = backbone_class.from_pretrained(
             backbone, config=backbone_config, dtype=dtype, output_loading_info=True
         )
-        parameters = encoder.state_dict()
         # Some backbones add a norm for each map, which starts as it should.
-        missing = sorted(name for name in report["missing_keys"] if parameters[name].ndim > 1)
+        added = ("hidden_states_norms.", "num_batches_tracked")
+        missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in added))
         if missing or report["mismatched_keys"]:
             raise ValueError(
                 f"`backbone` must hold all weights of a {backbone_class.__name__}, but in "
@@ -186,6 +203,9 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
                 f"such as {[*missing, *(name for name, *_ in report['mismatched_keys'])][0]}; choose another."
             )
         model = cls(OffSegBackboneConfig(backbone_config=encoder.config, **fields)).to(dtype)
+        encoder_parameters = dict(encoder.named_parameters())
+        for name, parameter in model.backbone.named_parameters():
+            encoder_parameters[name].requires_grad_(parameter.requires_grad)
         model.backbone = encoder
         model.config.backbone_config = encoder.config
         return model.eval()

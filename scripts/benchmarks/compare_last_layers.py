@@ -32,6 +32,7 @@ from offseg_hf.files import write_json
 from offseg_hf.markdown import markdown_table
 from offseg_hf.models.decode_head import OffSegDecodeHead
 from offseg_hf.models.image_processing_offseg import read_image, read_mask
+from offseg_hf.models.modeling_offseg_backbone import feature_maps
 from offseg_hf.models.segmentation_loss import offset_learning_loss
 
 # Name → fields of the configuration. What is done to the layer itself is in `replace_last_layer`.
@@ -81,6 +82,11 @@ def main(argv=None):
     if missing := [name for name in ("encoder", "dataset", "labels", "output") if getattr(args, name) is None]:
         parser.error(f"`--{missing[0]}` must be given, unless `--report` is.")
 
+    args.class_names = list(read_id2label(args.labels).values())
+    named = [name for group in args.merge for name in group.split(",")]
+    if len({*named}) < len(named) or not {*named} <= {*args.class_names}:
+        parser.error(f"`--merge` must have names of --labels, each once, got {' '.join(args.merge)}: check the names.")
+    settings = {name: getattr(args, name) for name in ("size", "merge", "learning_rate", "encoder_learning_rate")}
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
     comparison = None
@@ -89,12 +95,14 @@ def main(argv=None):
             run = describe(args, name, seed)
             path = args.output / ("-".join(str(value) for value in run.values()) + ".json")
             if path.exists():
+                if json.loads(path.read_text())["settings"] != settings:
+                    parser.error(f"`--output` must hold runs of these settings, and {path} has others: name another.")
                 continue
             comparison = comparison or Comparison(args)
             start = time.perf_counter()
             mean_iou, iou = comparison.run(name, seed)
             minutes = (time.perf_counter() - start) / 60
-            write_json(path, {**run, "mean_iou": mean_iou, "iou": iou, "minutes": minutes})
+            write_json(path, {**run, "settings": settings, "mean_iou": mean_iou, "iou": iou, "minutes": minutes})
             print(f"{path.stem}: mIoU {mean_iou:.4f}, {minutes:.1f} minutes", flush=True)
 
 
@@ -105,11 +113,20 @@ def describe(args, name, seed):
         "training": "fine_tuned" if args.fine_tune else "frozen",
         "finest_stride": args.finest_stride,
         "width": args.size[0],
-        "num_classes": len(args.merge) + 1 if args.merge else len(args.labels.split(",")),
+        "num_classes": len(merged_classes(args)),
         "max_steps": args.max_steps,
         "last_layer": name,
         "seed": seed,
     }
+
+
+def merged_classes(args):
+    """Names of the classes to learn, each a list of what `--labels` calls them."""
+    groups = [group.split(",") for group in args.merge]
+    rest = [name for name in args.class_names if not any(name in group for group in groups)]
+    if not groups:
+        return [[name] for name in rest]
+    return [*groups, rest] if rest else groups
 
 
 class Comparison:
@@ -118,13 +135,10 @@ class Comparison:
     batch_size = 8
 
     def __init__(self, args):
-        names = list(read_id2label(args.labels).values())
-        groups = [group.split(",") for group in args.merge]
-        if groups:
-            groups.append([name for name in names if not any(name in group for group in groups)])
         self.args = args
-        self.class_names = ["+".join(group) for group in groups] or names
-        self.class_ids = [next((i for i, group in enumerate(groups) if name in group), None) for name in names]
+        groups = merged_classes(args)
+        self.class_names = ["+".join(group) for group in groups]
+        self.class_ids = [next(i for i, group in enumerate(groups) if name in group) for name in args.class_names]
         self.images, _, self.labels = self.read("train")
         self.eval_images, self.eval_labels, _ = self.read("validation")
         self.maps = self.eval_maps = None
@@ -141,10 +155,9 @@ class Comparison:
         examples = list(load_segmentation_dataset(self.args.dataset, split, streaming=True))
         images = [processor(read_image(example["image"]), return_tensors="pt").pixel_values for example in examples]
         masks = torch.stack([torch.tensor(read_mask(example["mask"])) for example in examples]).long()
-        if self.class_ids[0] is not None:
-            table = torch.full((256,), 255)
-            table[: len(self.class_ids)] = torch.tensor(self.class_ids)
-            masks = table[masks]
+        table = torch.full((256,), 255)
+        table[: len(self.class_ids)] = torch.tensor(self.class_ids)
+        masks = table[masks]
         rows, columns = (
             ((2 * torch.arange(size // 2) + 1) * stored // size).clamp(max=stored - 1)
             for size, stored in zip((height, width), masks.shape[1:])
@@ -156,9 +169,13 @@ class Comparison:
         fields = {"decoder_hidden_size": 128, "id2label": dict(enumerate(self.class_names)), **LAST_LAYERS[name]}
         torch.manual_seed(seed)
         model = OffSegBackboneForSemanticSegmentation.from_backbone(self.args.encoder, **fields)
+        if model.pyramid is not None:
+            raise SystemExit("`--encoder` must have maps of several strides, which a plain vision transformer lacks.")
         if self.args.finest_stride == 8:
             torch.manual_seed(seed)
-            model.decode_head = OffSegDecodeHead(model.config, model.config.feature_channels[1:], pools=False)
+            model.decode_head = OffSegDecodeHead(
+                model.config, feature_maps(model.config.backbone_config)[1][1:], pools=False
+            )
         torch.manual_seed(seed)
         replace_last_layer(model.decode_head, name, len(self.class_names))
         return model
@@ -307,8 +324,10 @@ def draw_differences(runs):
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="grey", linewidth=0.8)
-    runs = [run for run in runs if (run["training"], run["finest_stride"], run["num_classes"]) == ("frozen", 8, 11)]
-    runs = [run for run in runs if run["encoder"] == "efficientnet-lite0"]
+    names = ("encoder", "training", "finest_stride", "width", "num_classes")
+    settings = [tuple(run[name] for name in names) for run in runs]
+    most = max(settings, key=settings.count)  # of several, the setting with the most runs
+    runs = [run for run, setting in zip(runs, settings) if setting == most]
     for name, label in (("offset_learning", "offset learning"), ("mlp", "as many parameters without offsets")):
         points = []
         for max_steps in sorted({run["max_steps"] for run in runs}):

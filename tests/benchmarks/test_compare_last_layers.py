@@ -49,6 +49,16 @@ def test_runs_are_written_and_not_repeated(folders, tmp_path, more, capsys):
     assert "| offset_learning |" in capsys.readouterr().out
 
 
+def test_error_when_runs_of_other_settings_or_unknown_classes_are_asked_for(folders, tmp_path, capsys):
+    main(arguments(folders, tmp_path, "--last_layers", "conv1x1"))
+    with pytest.raises(SystemExit):
+        main(arguments(folders, tmp_path, "--last_layers", "conv1x1", "--learning_rate", "1e-3"))
+    assert "`--output` must hold runs of these settings, and" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(arguments(folders, tmp_path, "--merge", "raod,sky"))
+    assert "`--merge` must have names of --labels, each once, got raod,sky" in capsys.readouterr().err
+
+
 def test_the_same_seed_gives_the_same_run(folders, tmp_path):
     for name in ("first", "second"):
         main(arguments(folders, tmp_path / name, "--last_layers", "offset_learning"))

@@ -15,6 +15,7 @@ from transformers import (
     DINOv3ConvNextConfig,
     DINOv3ViTConfig,
     HGNetV2Config,
+    HieraConfig,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
     PvtV2Config,
@@ -126,8 +127,9 @@ def test_sizes_of_logits_and_gradients_whatever_the_backbone(name):
         logits = model(torch.randn(2, 3, height, width)).logits
         assert logits.shape == (2, 4, -(-height // stride), -(-width // stride)) and logits.isfinite().all()
     model.train()(torch.randn(2, 3, 64, 64), labels=torch.randint(0, 4, (2, 64, 64))).loss.backward()
-    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert without <= {"backbone.embeddings.mask_token"}  # which only pre-training uses
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen <= {"backbone.embeddings.mask_token"}  # which only pre-training uses
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -278,6 +280,28 @@ def test_error_when_weights_of_the_encoder_are_missing(tmp_path):
         OffSegBackboneForSemanticSegmentation.from_backbone(tmp_path)
 
 
+def test_error_when_only_statistics_and_biases_are_missing(tmp_path):
+    model = ResNetForImageClassification(ResNetConfig(**BACKBONES["resnet"][1]))
+    weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim > 1}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match="`backbone` must hold all weights of a ResNetBackbone, but in "):
+        OffSegBackboneForSemanticSegmentation.from_backbone(tmp_path)
+
+
+def test_error_when_a_backbone_takes_images_of_one_size_alone():
+    config = HieraConfig(
+        embed_dim=8, num_heads=[1, 1, 1, 1], depths=[1, 1, 1, 1], image_size=[64, 64], out_features=STAGES
+    )
+    with pytest.raises(ValueError, match=r"`backbone` must take images of any size, got one of type 'hiera', which"):
+        feature_maps(config)
+
+
+def test_error_when_the_only_stride_is_odd():
+    config = Dinov2Config(**{**BACKBONES["dinov2"][1], "patch_size": 7})
+    with pytest.raises(ValueError, match="`backbone_config` must have maps of several strides, or of"):
+        OffSegBackboneForSemanticSegmentation(OffSegBackboneConfig(backbone_config=config))
+
+
 @pytest.mark.skipif(not is_timm_available(), reason="timm is not installed, or cannot be without torchvision")
 def test_timm_backbones():
     from transformers import TimmBackboneConfig
@@ -285,5 +309,5 @@ def test_timm_backbones():
     backbone_config = TimmBackboneConfig(backbone="resnet18", out_indices=[1, 2, 3, 4])
     config = OffSegBackboneConfig(backbone_config=backbone_config, decoder_hidden_size=16, num_labels=4)
     model = OffSegBackboneForSemanticSegmentation(config).eval()
-    assert config.feature_strides == [4, 8, 16, 32]
+    assert feature_maps(backbone_config)[0] == [4, 8, 16, 32]
     assert model(torch.randn(1, 3, 64, 96)).logits.shape == (1, 4, 8, 12)
