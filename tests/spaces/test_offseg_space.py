@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from offseg_hf import (
-    OffSegForSemanticSegmentation,
+    OffSegBackboneForSemanticSegmentation,
     OffSegImageProcessor,
     OffsetLearning,
 )
@@ -42,7 +42,7 @@ def test_label_map_of_the_shipped_model_is_its_processors_own(tiny):
 
 
 def test_shipped_code_computes_what_the_package_computes_from_the_same_weights(tiny):
-    own = OffSegForSemanticSegmentation.from_pretrained(TINY).eval()
+    own = OffSegBackboneForSemanticSegmentation.from_pretrained(TINY).eval()
     pixel_values = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = own(pixel_values).logits

@@ -110,7 +110,7 @@ def run(photo, tmp_path_factory):
 
 
 def test_models_of_every_family_are_offered_from_folders_and_from_the_hub_without_the_package(run):
-    assert set(run["expected"]) == {"offseg", "segnext", "efficientformer", "wrapper", "mask2former"}
+    assert set(run["expected"]) == {"offseg", "segnext", "efficientformer", "mobilenet", "wrapper", "mask2former"}
     assert len(np.unique(run["label_maps"]["tiny-street-scenes"])) > 3
     for name, labels in run["expected"].items():
         for source in (name, f"org/{name}"):
