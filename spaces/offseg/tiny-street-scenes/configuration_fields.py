@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from .offset_learning import LOGIT_NORMALIZATIONS
 
+MANY_CLASSES = 20  # from here on the paper's results, all with a LayerNorm over the classes, are the better guide
 LOSS_FIELDS = (
     "label_smoothing",
     "class_weights",
@@ -69,8 +70,8 @@ class OffsetLearningFields(LabelledClasses):
     To be named before a [`transformers.PreTrainedConfig`] among the bases of a configuration.
 
     Args:
-        logit_normalization (`str`, *optional*, defaults to `"fitted_layer_norm"`, or `"class_bias"` for one or two
-            classes):
+        logit_normalization (`str`, *optional*, defaults to `"class_bias"` for fewer than 20 classes, else to
+            `"fitted_layer_norm"`):
             What offset learning does to the logits of each pixel. `"layer_norm"` is the published form (a LayerNorm
             over the classes whose gain starts at 1); `"fitted_layer_norm"` the same function with a start of the gain
             that fits the number of classes; `"class_bias"` a learned bias per class instead, the only one that can be
@@ -111,10 +112,10 @@ class OffsetLearningFields(LabelledClasses):
     def __post_init__(self, **kwargs) -> None:
         super().__post_init__(**kwargs)
         if self.logit_normalization is None:
-            # A LayerNorm over one value is constant, and over two is ±1: neither can be learned.
-            self.logit_normalization = "class_bias" if self.num_labels < 3 else "fitted_layer_norm"
+            # A LayerNorm over few values costs more than it gives (results/camvid.md); over two it cannot be learned.
+            self.logit_normalization = "class_bias" if self.num_labels < MANY_CLASSES else "fitted_layer_norm"
         if self.attention_loss_weight is None:
-            is_published = self.num_labels >= 20 or self.logit_normalization == "layer_norm"
+            is_published = self.num_labels >= MANY_CLASSES or self.logit_normalization == "layer_norm"
             self.attention_loss_weight = 0.0 if is_published else 0.4
 
     @classmethod
@@ -123,11 +124,8 @@ class OffsetLearningFields(LabelledClasses):
         own = ("logit_normalization", "attention_loss_weight", "semantic_loss_ignore_index", *LOSS_FIELDS)
         given = {name: kwargs.pop(name) for name in own if name in kwargs}
         num_labels = len(kwargs["id2label"]) if "id2label" in kwargs else kwargs.get("num_labels")
-        is_published = config_dict.get("logit_normalization") == "layer_norm"
-        if _has_other_classes(config_dict, num_labels):
-            left_out = {"class_weights"}
-            if num_labels < 3 or is_published:
-                left_out |= {"logit_normalization", "attention_loss_weight"}  # learned anew, so as fits
+        if _has_other_classes(config_dict, num_labels):  # learned anew, so as fits them
+            left_out = {"class_weights", "logit_normalization", "attention_loss_weight"}
             config_dict = {name: value for name, value in config_dict.items() if name not in left_out}
         return super().from_dict({**config_dict, **given}, **kwargs)
 

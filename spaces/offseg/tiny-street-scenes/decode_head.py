@@ -17,7 +17,7 @@ PART_SIZE = 2**18  # pixels of the images that are segmented at once,
 STRIP_SIZE = 2**19  # values of a strip of the largest maps.
 
 
-def _is_hooked(module):
+def is_hooked(module: nn.Module) -> bool:
     """Whether something happens at a call that the class does not know of; also where torch no longer tells."""
     hooks = (getattr(module, name, True) for name in ("_forward_hooks", "_forward_pre_hooks"))
     return any(hooks) or "forward" in vars(module)
@@ -38,7 +38,7 @@ class OffSegConvModule(nn.Module):
         """Whether convolution and BatchNorm are one linear layer: in evaluation, unless replaced or hooked."""
         if type(self.conv) is not nn.Conv2d or type(self.bn) is not nn.BatchNorm2d or self.bn.training:
             return False
-        return not any(map(_is_hooked, (self, self.conv, self.bn)))
+        return not any(map(is_hooked, (self, self.conv, self.bn)))
 
     def as_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight (out_channels, in_channels) and bias of that layer."""

@@ -83,7 +83,8 @@ class OffsetLearning(nn.Module):
             `"layer_norm"`: LayerNorm with a gain that starts at 1, as published; needs K ≥ 3, since LayerNorm over
             one value is constant and over two values is ±1, with a gradient that vanishes.
             `"fitted_layer_norm"`: the same function, its gain starting at [`fitted_gain`]; needs K ≥ 3.
-            `"class_bias"`: no LayerNorm but a learned bias per class; any K.
+            `"class_bias"`: no LayerNorm but a learned bias per class; any K. Class representations then start as a
+            1×1 convolution's weight does, since no norm makes up for small ones.
 
     Raises:
         ValueError: where `normalization` is none of these.
@@ -106,8 +107,12 @@ class OffsetLearning(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for weight in (self.cls_repr, self.cls_offset_proj.weight, self.feat_offset_proj.weight):
-            nn.init.trunc_normal_(weight, std=0.02)
+        std = 0.02  # as published
+        if isinstance(self.mask_norm, ClassBias):
+            std = 1 / math.sqrt(3 * self.cls_repr.shape[2])  # as of U(−1/√C, 1/√C)
+        nn.init.trunc_normal_(self.cls_repr, std=std)
+        for projection in (self.cls_offset_proj, self.feat_offset_proj):
+            nn.init.trunc_normal_(projection.weight, std=0.02)
         self.mask_norm.reset_parameters()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
