@@ -3,7 +3,7 @@
     python scripts/benchmarks/compare_last_layers.py --encoder outputs/efficientnet-lite0 --dataset data/camvid \\
         --labels sky,building,pole,road,pavement,tree,sign,fence,car,pedestrian,bicyclist --max_steps 400 \\
         --last_layers conv1x1 offset_learning --seeds 0 1 2 3 4 --output outputs/last_layers
-    python scripts/benchmarks/compare_last_layers.py --report outputs/last_layers
+    python scripts/benchmarks/compare_last_layers.py --report outputs/last_layers --plot outputs/last_layers.png
 
 The encoder is a folder of pre-trained weights, such as `offseg convert` writes (see docs/encoders.md). It stays as it
 is, so that its maps are computed once, unless `--fine_tune` is given. Photos are taken whole, mirrored at random; per
@@ -56,7 +56,7 @@ BASELINE = "conv1x1"
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--report", type=Path, help="Folder of runs to print the tables of, instead of running.")
+    add("--report", type=Path, help="Folder of runs, or one file with a list of them, to print the tables of.")
     add("--plot", type=Path, help="Picture to draw with --report: the differences against the number of steps.")
     add("--encoder", type=Path, help="Folder of the pre-trained encoder.")
     add("--dataset", help="Hub id, folder, Parquet files or URL pattern.")
@@ -74,7 +74,10 @@ def main(argv=None):
     add("--output", type=Path, help="Folder of the runs.")
     args = parser.parse_args(argv)
     if args.report is not None:
-        runs = [json.loads(path.read_text()) for path in sorted(args.report.glob("*.json"))]
+        if args.report.is_dir():
+            runs = [json.loads(path.read_text()) for path in sorted(args.report.glob("*.json"))]
+        else:
+            runs = json.loads(args.report.read_text())
         print(report(runs))
         if args.plot is not None:
             draw_differences(runs).savefig(args.plot, dpi=150)

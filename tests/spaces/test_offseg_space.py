@@ -153,7 +153,7 @@ def test_models_have_no_hooks_but_their_own(tiny):
     def num_hooks(model):
         return sum(len(each._forward_pre_hooks) + len(each._forward_hooks) for each in model.modules())
 
-    assert num_hooks(tiny.model) == num_hooks(OffSegForSemanticSegmentation.from_pretrained(TINY))
+    assert num_hooks(tiny.model) == num_hooks(OffSegBackboneForSemanticSegmentation.from_pretrained(TINY))
 
 
 def test_models_are_those_that_were_named_and_the_tiny_one(tmp_path, caplog):
