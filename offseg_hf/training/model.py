@@ -169,7 +169,7 @@ def native_image_processor(config: PreTrainedConfig, image_processor: OffSegImag
     """
     if auto_model_class(config) is AutoModelForSemanticSegmentation:
         return image_processor
-    names = ("size", "resample", "image_mean", "image_std", "rescale_factor", "do_reduce_labels")
+    names = ("size", "resample", "do_reduce_labels", *_NORMALIZATION)
     settings = {name: getattr(image_processor, name) for name in names}
     return Mask2FormerImageProcessorPil(
         **settings, size_divisor=0

@@ -12,14 +12,14 @@ from offseg_hf.commands.main import main as offseg
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene
 from offseg_hf.publishing.repository import write_repository
 
-MEAN = [0.2, 0.3, 0.4]
+MEAN, STD = [0.2, 0.3, 0.4], [0.5, 0.6, 0.7]
 TINY = {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16]}
 
 
 def save_encoder(folder, readme=None, **fields):
     torch.manual_seed(0)
     ConvNextV2Model(ConvNextV2Config(**TINY, **fields)).save_pretrained(folder)
-    ConvNextImageProcessorPil(image_mean=MEAN).save_pretrained(folder)
+    ConvNextImageProcessorPil(image_mean=MEAN, image_std=STD).save_pretrained(folder)
     if readme is not None:
         (folder / "README.md").write_text(f"---\n{readme}\n---\n")
     return folder
@@ -113,6 +113,8 @@ def test_encoder_is_remembered_by_what_is_trained_further(scenes, tmp_path):
     first = trained(scenes, tmp_path / "first", "--backbone", str(encoder), "--decoder_hidden_size", "16")
     second = trained(scenes, tmp_path / "second", "--model_name_or_path", str(tmp_path / "first"))
     assert second["encoder"] == first["encoder"] != None  # noqa: E711
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "second")
+    assert [*processor.image_mean] == MEAN and [*processor.image_std] == STD
 
 
 @pytest.mark.parametrize(

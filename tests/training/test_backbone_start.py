@@ -111,9 +111,12 @@ def test_photos_are_normalised_as_the_encoder_has_learned_and_the_rest_is_ours(s
         assert (pixels.amin((1, 2)) >= lowest - 1e-5).all()
 
 
-def test_photos_are_not_normalised_where_the_encoders_were_not_and_are_drawn_as_they_are(scenes, tmp_path):
-    save_encoder(tmp_path / "encoder", do_rescale=False, do_normalize=False)
+def test_photos_are_not_normalised_where_the_encoders_were_not_and_are_drawn_as_they_are(scenes, tmp_path, capsys):
+    save_encoder(tmp_path / "encoder")
+    settings = json.dumps({"do_rescale": False, "do_normalize": False})  # and no mean
+    (tmp_path / "encoder" / "preprocessor_config.json").write_text(settings)
     trainer = trainer_on(tmp_path / "encoder", scenes, tmp_path / "model")
+    assert "normalised" not in capsys.readouterr().out
     example = trainer.eval_dataset[0]
     assert example["pixel_values"].max() > 2  # grey levels of 255
     from offseg_hf.training.callbacks import PredictionSheets
