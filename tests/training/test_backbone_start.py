@@ -10,12 +10,14 @@ from transformers import (
     ConvNextImageProcessorPil,
     ConvNextV2Config,
     ConvNextV2ForImageClassification,
+    EfficientNetImageProcessorPil,
     LevitConfig,
     LevitModel,
 )
 
 from offseg_hf import OffSegBackboneForSemanticSegmentation
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.from_arguments import trainer_from_arguments
 from offseg_hf.training.model import backbone_normalization, create_model
@@ -145,6 +147,34 @@ def test_normalization_is_read_from_the_hub(hub, tmp_path):
         hub.create(name, files=files)
     assert backbone_normalization("org/with") == {"image_mean": [0.5] * 3, "do_normalize": True}
     assert backbone_normalization("org/none") == {}
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+@pytest.mark.parametrize("include_top", [True, False])
+def test_pixels_are_those_of_efficientnets_processor(tmp_path, include_top, do_normalize):
+    theirs = EfficientNetImageProcessorPil(
+        do_resize=False, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4],
+        include_top=include_top, do_normalize=do_normalize,
+    )  # fmt: skip
+    theirs.save_pretrained(tmp_path)
+    ours = OffSegImageProcessor(do_resize=False, **backbone_normalization(str(tmp_path)))
+    photo = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    found, expected = (each(images=photo, return_tensors="pt")["pixel_values"] for each in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_defaults_of_efficientnets_processor_hold_where_its_file_leaves_them_out(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "EfficientNetFeatureExtractor"}')
+    assert backbone_normalization(str(tmp_path)) == {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+
+
+@pytest.mark.parametrize("name", ["rescale_offset", "do_flip_channel_order"])
+def test_error_when_the_encoders_pixels_cannot_be_made(tmp_path, name):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({name: True}))
+    with pytest.raises(ValueError, match=f"`{name}` must be false in preprocessor_config.json of .*; choose another"):
+        backbone_normalization(str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({name: False}))
+    assert backbone_normalization(str(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("name", ["lora_rank", "freeze_backbone"])
