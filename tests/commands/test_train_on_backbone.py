@@ -108,6 +108,17 @@ def test_encoder_on_the_hub_is_the_base_model(hub, scenes, tmp_path):
     assert "Trained from the encoder [org/encoder](https://huggingface.co/org/encoder), with a head" in card.text
 
 
+def test_licence_of_the_encoder_in_a_model_on_the_hub_is_that_of_its_configuration(hub, scenes, tmp_path):
+    encoder = save_encoder(tmp_path / "encoder", weights_license="cc-by-nc-4.0", weights_source="a page")
+    trained(scenes, tmp_path / "first", "--backbone", str(encoder), "--decoder_hidden_size", "16")
+    names = ("config.json", "model.safetensors", "preprocessor_config.json")  # as published, without the record
+    hub.create("org/model", files={name: (tmp_path / "first" / name).read_bytes() for name in names})
+    record = trained(scenes, tmp_path / "second", "--model_name_or_path", "org/model")
+    assert record["encoder"] == {"name": None, "is_hub_id": False, "license": "cc-by-nc-4.0", "source": "a page"}
+    card = card_of(tmp_path / "second", tmp_path)
+    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "org/model")
+
+
 def test_encoder_is_remembered_by_what_is_trained_further(scenes, tmp_path):
     encoder = save_encoder(tmp_path / "encoder", "license: mit")
     first = trained(scenes, tmp_path / "first", "--backbone", str(encoder), "--decoder_hidden_size", "16")
