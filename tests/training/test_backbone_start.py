@@ -15,12 +15,12 @@ from transformers import (
     LevitModel,
 )
 
-from offseg_hf import OffSegBackboneForSemanticSegmentation
+from offseg_hf import OffSegBackboneForSemanticSegmentation, OffSegMask2FormerConfig
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.from_arguments import trainer_from_arguments
-from offseg_hf.training.model import backbone_normalization, create_model
+from offseg_hf.training.model import backbone_normalization, create_model, native_image_processor
 from offseg_hf.training.options import DataArguments, ModelArguments
 from offseg_hf.training.recipes import read_recipe
 
@@ -188,3 +188,9 @@ def test_error_when_there_are_no_weights_to_start_from(scenes, tmp_path, name):
 
 def test_recipe_of_a_model_on_a_backbone_is_that_of_offsegs_head():
     assert read_recipe("ade20k", "offseg_backbone") == read_recipe("ade20k-segformer")
+
+
+def test_native_processor_of_models_that_classify_masks_rescales_and_normalises_as_the_training_did():
+    ours = OffSegImageProcessor(do_rescale=False, do_normalize=False)
+    native = native_image_processor(OffSegMask2FormerConfig(id2label=ID2LABEL), ours)
+    assert (native.do_rescale, native.do_normalize) == (False, False)
