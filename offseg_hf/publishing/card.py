@@ -19,6 +19,7 @@ ARCHITECTURES = {
 RANDOM_WEIGHTS, AUTHORS_WEIGHTS = "random", "authors"
 METRICS = {"mean_iou": "Mean IoU", "mean_accuracy": "Mean accuracy", "overall_accuracy": "Pixel accuracy"}
 NVIDIA_LICENSE = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
+PERMISSIVE_LICENSES = ("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0")
 PAPER = "https://arxiv.org/abs/2508.08811"
 # Each row is left out where the training's record lacks a number of it.
 RECIPE = (
@@ -74,7 +75,8 @@ def model_card(
         num_parameters (`int`): number of its parameters.
         training (`dict`): content of `training.json` as training writes it; empty where there is none.
         evaluations (`list[dict]`): contents of `evaluation-SPLIT.json` as `offseg evaluate` writes them.
-        license (`str`, *optional*): the weights' licence, as the Hub spells it, such as `"apache-2.0"`.
+        license (`str`, *optional*): the weights' licence, as the Hub spells it, such as `"apache-2.0"`; by default
+            that of the encoder's weights, where it is known.
         base_model (`str`, *optional*): Hub id of the model whose weights the training began with, where `training`
             does not say.
         dataset_name (`str`, *optional*): name of the training data; by default its Hub id, or its folder's name.
@@ -98,6 +100,13 @@ def model_card(
             f"`license` must be 'other' or left out, since the weights derive from {_origin_name(origin)}, whose "
             f"licence allows non-commercial use only, got {license!r}."
         )
+    encoder = training.get("encoder")
+    encoder_license = encoder["license"] if encoder is not None else None
+    if license not in (None, "other", encoder_license) and encoder_license not in (None, *PERMISSIVE_LICENSES):
+        raise ValueError(
+            f"`license` must be {encoder_license!r}, 'other' or left out, since the weights derive from "
+            f"{_encoder_name(encoder)}, whose licence that is, got {license!r}."
+        )
     names = [_dataset_name(evaluation, training, dataset_name) for evaluation in evaluations]
     results = [
         EvalResult(
@@ -118,9 +127,12 @@ def model_card(
     datasets = {
         dataset_id for record in (training, *evaluations) if (dataset_id := record.get("dataset_id")) is not None
     }
+    hub_license, license_name = _hub_license(license, encoder_license)
+    if non_commercial:
+        hub_license, license_name = "other", None if origin == AUTHORS_WEIGHTS else "nvidia-segformer"
     metadata = ModelCardData(
-        license="other" if non_commercial else license,
-        license_name="nvidia-segformer" if non_commercial and origin != AUTHORS_WEIGHTS else None,
+        license=hub_license,
+        license_name=license_name,
         license_link=NVIDIA_LICENSE if non_commercial and origin != AUTHORS_WEIGHTS else None,
         library_name="transformers",
         pipeline_tag="image-segmentation",
@@ -136,13 +148,23 @@ def model_card(
         f"# {repo_id.split('/')[1]}",
         _introduction(config, num_parameters, training, labels, has_offset_learning),
         f"## Use\n\n{_usage(repo_id, config)}",
-        _training(training, origin, training.get("encoder"), _dataset_name(training, training, dataset_name)),
+        _training(training, origin, encoder, _dataset_name(training, training, dataset_name)),
         _evaluation(evaluations, names, labels),
-        f"## Licences\n\n{_licences(license, origin, training.get('encoder'), has_offset_learning)}",
+        f"## Licences\n\n{_licences(license, origin, encoder, has_offset_learning)}",
         f"## Limits\n\n{_limits(labels, bool(evaluations))}",
         f"## Citation\n\n{CITATION}" if has_offset_learning else "",
     ]
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _hub_license(license, encoder_license):
+    """`license` and `license_name` of the metadata: a licence that the Hub does not list is "other", with its name."""
+    if license not in (None, "other", encoder_license) or encoder_license is None:
+        return license, None
+    is_listed = encoder_license in PERMISSIVE_LICENSES or encoder_license.startswith("cc-")
+    if license == "other" or not is_listed:
+        return "other", None if is_listed or encoder_license == "other" else encoder_license
+    return encoder_license, None
 
 
 def _introduction(config, num_parameters, training, labels, has_offset_learning):
@@ -188,8 +210,8 @@ for found in segment("photo.jpg"{subtask}):
 
 def _training(training, origin, encoder, dataset_name):
     start = {RANDOM_WEIGHTS: "from random weights", None: ""}.get(origin, f"from {_origin_name(origin)}")
-    if encoder is not None:
-        start = f"from the encoder {_encoder_name(encoder)}, with a head whose weights were random,"
+    if encoder is not None and encoder["name"] is not None:
+        start = f"from {_encoder_name(encoder)}, with a head whose weights were random,"
     split = f", split `{training['train_split']}`" if training.get("train_split") else ""
     data = f"on {dataset_name}{split}" if dataset_name else ""
     rows = list(_known_rows(training))
@@ -221,7 +243,9 @@ def _origin_name(origin):
 
 def _encoder_name(encoder):
     name = encoder["name"]
-    name = f"[{name}](https://huggingface.co/{name})" if encoder["is_hub_id"] else f"`{name}`"
+    if name is None:
+        return f"the encoder ({encoder['source']})" if encoder["source"] else "the encoder"
+    name = f"the encoder [{name}](https://huggingface.co/{name})" if encoder["is_hub_id"] else f"the encoder `{name}`"
     return f"{name} ({encoder['source']})" if encoder["source"] else name
 
 
@@ -253,13 +277,11 @@ def _licences(license, origin, encoder, has_offset_learning):
     lines = []
     if encoder is not None and encoder["license"] is None:
         lines.append(
-            f"- The weights of the encoder {_encoder_name(encoder)}, from which these derive: it is not known under "
+            f"- The weights of {_encoder_name(encoder)}, from which these derive: it is not known under "
             "which licence they are; find out before you pass these on."
         )
     elif encoder is not None:
-        lines.append(
-            f"- The weights of the encoder {_encoder_name(encoder)}, from which these derive: `{encoder['license']}`."
-        )
+        lines.append(f"- The weights of {_encoder_name(encoder)}, from which these derive: `{encoder['license']}`.")
     if origin == AUTHORS_WEIGHTS:
         lines.append(
             "- The weights derive from a checkpoint of the method's authors, whose licence allows non-commercial use "

@@ -161,14 +161,19 @@ def _origin_of_weights(model_name_or_path):
 
 
 def _encoder(folder, model_name_or_path, backbone):
-    """Name, licence and source of the encoder's weights; where a trained model was the start, as its record says."""
+    """Name, licence and source of the encoder's weights; a trained model's as its record or configuration says."""
     if backbone is None and model_name_or_path is None:
         return None
     if backbone is None:
-        return _read_record(Path(model_name_or_path, TRAINING_RECORD)).get("encoder")
-    is_folder = Path(backbone).is_dir()
-    fields = _read_record(folder / "config.json").get("backbone_config", {})
+        recorded = _read_record(Path(model_name_or_path, TRAINING_RECORD)).get("encoder")
+        if recorded is not None:
+            return recorded
+    fields = _read_record(folder / "config.json").get("backbone_config") or {}
     license, source = fields.get("weights_license"), fields.get("weights_source")
+    if backbone is None:
+        stated = {"name": None, "is_hub_id": False, "license": license, "source": source}
+        return stated if license is not None else None
+    is_folder = Path(backbone).is_dir()
     if license is None:
         try:
             metadata = ModelCard.load(Path(backbone, "README.md") if is_folder else backbone).data

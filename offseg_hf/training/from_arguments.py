@@ -51,10 +51,12 @@ def trainer_from_arguments(
     data_args = resolved_data_arguments(data_args)
     id2label = classes_to_learn(model_args, data_args)
     normalization = {}
-    if model_args.backbone is not None:
-        normalization = backbone_normalization(model_args.backbone)
-        if "image_mean" not in normalization and args.process_index == 0:
-            print(f"{model_args.backbone} does not say how photos are normalised: by ImageNet's mean and deviation")
+    start = model_args.backbone or model_args.model_name_or_path
+    if start is not None:
+        normalization = backbone_normalization(start)
+        is_said = "image_mean" in normalization or not normalization.get("do_normalize", True)
+        if not is_said and args.process_index == 0:
+            print(f"{start} does not say how photos are normalised: by ImageNet's mean and deviation")
     image_processor = image_processor_from_arguments(data_args, normalization)
     train_dataset, eval_dataset = datasets_from_arguments(data_args, args, id2label, image_processor)
     model = model_from_arguments(model_args, args, id2label, train_dataset)

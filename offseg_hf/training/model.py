@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 from transformers.utils import cached_file
 
 from offseg_hf.model_types import auto_model_class, is_in_head
@@ -144,16 +145,37 @@ def backbone_normalization(backbone: str) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: what its `preprocessor_config.json` says of `do_rescale`, `rescale_factor`, `do_normalize`,
-        `image_mean` and `image_std`, arguments of [`OffSegImageProcessor`]; empty where there is no such file.
+        `image_mean` and `image_std`, arguments of [`OffSegImageProcessor`]; empty where there is no such file. For
+        EfficientNet's processors they make the pixels that these make, which divide by `image_std` once more.
 
     Raises:
         OSError: where the Hub cannot be reached.
+        ValueError: where the file asks for what [`OffSegImageProcessor`] does not do to pixels.
     """
     file = cached_file(backbone, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     if file is None:
         return {}
     settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    for name in ("rescale_offset", "do_flip_channel_order"):
+        if settings.get(name):
+            raise ValueError(
+                f"`{name}` must be false in preprocessor_config.json of {backbone}, since photos are RGB here and "
+                f"without an offset, got {settings[name]}; choose another start, or set it to false in a copy."
+            )
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
+    if kind.startswith("EfficientNet"):
+        settings = _of_efficientnet(settings)
     return {name: settings[name] for name in _NORMALIZATION if settings.get(name) is not None}
+
+
+def _of_efficientnet(settings):
+    """The settings of one normalisation that equals the one or two of transformers' EfficientNet image processors."""
+    settings = {"image_mean": IMAGENET_STANDARD_MEAN, "image_std": IMAGENET_STANDARD_STD, **settings}  # their defaults
+    if not settings.get("include_top", True):
+        return settings
+    if not settings.get("do_normalize", True):  # then `include_top` alone divides
+        return settings | {"do_normalize": True, "image_mean": [0.0] * 3}
+    return settings | {"image_std": [deviation**2 for deviation in settings["image_std"]]}  # ((x − m) / s) / s
 
 
 def native_image_processor(config: PreTrainedConfig, image_processor: OffSegImageProcessor) -> BaseImageProcessor:
@@ -169,7 +191,7 @@ def native_image_processor(config: PreTrainedConfig, image_processor: OffSegImag
     """
     if auto_model_class(config) is AutoModelForSemanticSegmentation:
         return image_processor
-    names = ("size", "resample", "image_mean", "image_std", "rescale_factor", "do_reduce_labels")
+    names = ("size", "resample", "do_reduce_labels", *_NORMALIZATION)
     settings = {name: getattr(image_processor, name) for name in names}
     return Mask2FormerImageProcessorPil(
         **settings, size_divisor=0

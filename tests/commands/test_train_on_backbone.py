@@ -12,14 +12,14 @@ from offseg_hf.commands.main import main as offseg
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, draw_scene
 from offseg_hf.publishing.repository import write_repository
 
-MEAN = [0.2, 0.3, 0.4]
+MEAN, STD = [0.2, 0.3, 0.4], [0.5, 0.6, 0.7]
 TINY = {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16]}
 
 
 def save_encoder(folder, readme=None, **fields):
     torch.manual_seed(0)
     ConvNextV2Model(ConvNextV2Config(**TINY, **fields)).save_pretrained(folder)
-    ConvNextImageProcessorPil(image_mean=MEAN).save_pretrained(folder)
+    ConvNextImageProcessorPil(image_mean=MEAN, image_std=STD).save_pretrained(folder)
     if readme is not None:
         (folder / "README.md").write_text(f"---\n{readme}\n---\n")
     return folder
@@ -108,11 +108,24 @@ def test_encoder_on_the_hub_is_the_base_model(hub, scenes, tmp_path):
     assert "Trained from the encoder [org/encoder](https://huggingface.co/org/encoder), with a head" in card.text
 
 
+def test_licence_of_the_encoder_in_a_model_on_the_hub_is_that_of_its_configuration(hub, scenes, tmp_path):
+    encoder = save_encoder(tmp_path / "encoder", weights_license="cc-by-nc-4.0", weights_source="a page")
+    trained(scenes, tmp_path / "first", "--backbone", str(encoder), "--decoder_hidden_size", "16")
+    names = ("config.json", "model.safetensors", "preprocessor_config.json")  # as published, without the record
+    hub.create("org/model", files={name: (tmp_path / "first" / name).read_bytes() for name in names})
+    record = trained(scenes, tmp_path / "second", "--model_name_or_path", "org/model")
+    assert record["encoder"] == {"name": None, "is_hub_id": False, "license": "cc-by-nc-4.0", "source": "a page"}
+    card = card_of(tmp_path / "second", tmp_path)
+    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "org/model")
+
+
 def test_encoder_is_remembered_by_what_is_trained_further(scenes, tmp_path):
     encoder = save_encoder(tmp_path / "encoder", "license: mit")
     first = trained(scenes, tmp_path / "first", "--backbone", str(encoder), "--decoder_hidden_size", "16")
     second = trained(scenes, tmp_path / "second", "--model_name_or_path", str(tmp_path / "first"))
     assert second["encoder"] == first["encoder"] != None  # noqa: E711
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "second")
+    assert [*processor.image_mean] == MEAN and [*processor.image_std] == STD
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,42 @@ def test_licence_of_an_encoder_that_is_not_known_is_said_to_be_unknown():
     assert "None" not in named.content
 
 
+@pytest.mark.parametrize(
+    ("encoders", "given", "license", "name"),
+    [
+        ("mit", None, "mit", None),
+        ("mit", "cc-by-4.0", "cc-by-4.0", None),
+        ("cc-by-nc-4.0", None, "cc-by-nc-4.0", None),
+        ("cc-by-nc-4.0", "cc-by-nc-4.0", "cc-by-nc-4.0", None),
+        ("cc-by-nc-4.0", "other", "other", None),
+        ("dinov3-license", None, "other", "dinov3-license"),
+        ("dinov3-license", "other", "other", "dinov3-license"),
+        ("other", None, "other", None),
+        (None, None, None, None),
+        (None, "mit", "mit", None),
+    ],
+)
+def test_licence_is_the_encoders_unless_another_is_given(encoders, given, license, name):
+    metadata = card(training=TRAINING | {"encoder": ENCODER | {"license": encoders}}, license=given).data
+    assert (metadata.license, metadata.license_name) == (license, name)
+
+
+@pytest.mark.parametrize("encoders", ["cc-by-nc-4.0", "dinov3-license", "other"])
+def test_weights_of_an_encoder_whose_licence_is_not_permissive_take_no_other_licence(encoders):
+    match = (
+        f"^`license` must be '{encoders}', 'other' or left out, since the weights derive from the encoder .*'mit'.$"
+    )
+    with pytest.raises(ValueError, match=match):
+        card(training=TRAINING | {"encoder": ENCODER | {"license": encoders}}, license="mit")
+
+
+def test_encoder_of_which_only_the_licence_is_known_is_not_called_the_start():
+    encoder = {"name": None, "is_hub_id": False, "license": "mit", "source": "a paper's page"}
+    text = card(training=TRAINING | {"origin": "org/model", "encoder": encoder}).text
+    assert "Trained from [org/model](https://huggingface.co/org/model) on camvid" in text
+    assert "- The weights of the encoder (a paper's page), from which these derive: `mit`." in text
+
+
 def test_results_are_in_the_metadata_and_in_tables():
     measured = card(training=TRAINING, evaluations=[EVALUATION])
     (result, *_) = [each for each in measured.data.eval_results if each.metric_type == "mean_iou"]

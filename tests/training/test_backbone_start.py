@@ -10,15 +10,17 @@ from transformers import (
     ConvNextImageProcessorPil,
     ConvNextV2Config,
     ConvNextV2ForImageClassification,
+    EfficientNetImageProcessorPil,
     LevitConfig,
     LevitModel,
 )
 
-from offseg_hf import OffSegBackboneForSemanticSegmentation
+from offseg_hf import OffSegBackboneForSemanticSegmentation, OffSegMask2FormerConfig
 from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.from_arguments import trainer_from_arguments
-from offseg_hf.training.model import backbone_normalization, create_model
+from offseg_hf.training.model import backbone_normalization, create_model, native_image_processor
 from offseg_hf.training.options import DataArguments, ModelArguments
 from offseg_hf.training.recipes import read_recipe
 
@@ -111,9 +113,12 @@ def test_photos_are_normalised_as_the_encoder_has_learned_and_the_rest_is_ours(s
         assert (pixels.amin((1, 2)) >= lowest - 1e-5).all()
 
 
-def test_photos_are_not_normalised_where_the_encoders_were_not_and_are_drawn_as_they_are(scenes, tmp_path):
-    save_encoder(tmp_path / "encoder", do_rescale=False, do_normalize=False)
+def test_photos_are_not_normalised_where_the_encoders_were_not_and_are_drawn_as_they_are(scenes, tmp_path, capsys):
+    save_encoder(tmp_path / "encoder")
+    settings = json.dumps({"do_rescale": False, "do_normalize": False})  # and no mean
+    (tmp_path / "encoder" / "preprocessor_config.json").write_text(settings)
     trainer = trainer_on(tmp_path / "encoder", scenes, tmp_path / "model")
+    assert "normalised" not in capsys.readouterr().out
     example = trainer.eval_dataset[0]
     assert example["pixel_values"].max() > 2  # grey levels of 255
     from offseg_hf.training.callbacks import PredictionSheets
@@ -144,6 +149,34 @@ def test_normalization_is_read_from_the_hub(hub, tmp_path):
     assert backbone_normalization("org/none") == {}
 
 
+@pytest.mark.parametrize("do_normalize", [True, False])
+@pytest.mark.parametrize("include_top", [True, False])
+def test_pixels_are_those_of_efficientnets_processor(tmp_path, include_top, do_normalize):
+    theirs = EfficientNetImageProcessorPil(
+        do_resize=False, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4],
+        include_top=include_top, do_normalize=do_normalize,
+    )  # fmt: skip
+    theirs.save_pretrained(tmp_path)
+    ours = OffSegImageProcessor(do_resize=False, **backbone_normalization(str(tmp_path)))
+    photo = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    found, expected = (each(images=photo, return_tensors="pt")["pixel_values"] for each in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_defaults_of_efficientnets_processor_hold_where_its_file_leaves_them_out(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "EfficientNetFeatureExtractor"}')
+    assert backbone_normalization(str(tmp_path)) == {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+
+
+@pytest.mark.parametrize("name", ["rescale_offset", "do_flip_channel_order"])
+def test_error_when_the_encoders_pixels_cannot_be_made(tmp_path, name):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({name: True}))
+    with pytest.raises(ValueError, match=f"`{name}` must be false in preprocessor_config.json of .*; choose another"):
+        backbone_normalization(str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({name: False}))
+    assert backbone_normalization(str(tmp_path)) == {}
+
+
 @pytest.mark.parametrize("name", ["lora_rank", "freeze_backbone"])
 def test_error_when_there_are_no_weights_to_start_from(scenes, tmp_path, name):
     model_args = ModelArguments(variant="offseg-b0", num_labels=4, lora_rank=8 if name == "lora_rank" else None)
@@ -155,3 +188,9 @@ def test_error_when_there_are_no_weights_to_start_from(scenes, tmp_path, name):
 
 def test_recipe_of_a_model_on_a_backbone_is_that_of_offsegs_head():
     assert read_recipe("ade20k", "offseg_backbone") == read_recipe("ade20k-segformer")
+
+
+def test_native_processor_of_models_that_classify_masks_rescales_and_normalises_as_the_training_did():
+    ours = OffSegImageProcessor(do_rescale=False, do_normalize=False)
+    native = native_image_processor(OffSegMask2FormerConfig(id2label=ID2LABEL), ours)
+    assert (native.do_rescale, native.do_normalize) == (False, False)
