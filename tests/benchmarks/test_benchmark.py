@@ -100,7 +100,7 @@ def start_and_kill(process, start=benchmark.PROCESSES.Process.start):
 def test_memory_tells_when_its_process_fails_or_is_ended(monkeypatch):
     case = Case("photo_memory", "offseg-b9", 4, 64, 64)
     with pytest.raises(
-        RuntimeError, match=r"memory of offseg at 64x64 could not be measured: .*`name` must be one of"
+        RuntimeError, match=r"memory of offseg at 64x64 could not be measured: .*`variant` must be one of"
     ):
         benchmark._added_memory_in_new_process("offseg", case, Settings())
     monkeypatch.setattr(benchmark.PROCESSES.Process, "start", start_and_kill)

@@ -33,7 +33,7 @@ def test_list_variants_replaces_the_file_when_told(tmp_path):
 
 def test_list_variants_stops_when_a_name_is_unknown(capsys):
     assert main(["offseg-b6"]) == 2
-    assert "`name` must be one of offseg-b0, offseg-b1," in capsys.readouterr().err
+    assert "`variant` must be one of offseg-b0, offseg-b1," in capsys.readouterr().err
 
 
 @pytest.mark.slow

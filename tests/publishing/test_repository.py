@@ -89,8 +89,9 @@ def backbone():
 FAMILIES = {
     "offseg": (
         offseg,
-        "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg modeling_offseg "
-        "offset_learning segmentation_loss upsampling image_processing_offseg label_map library_internals",
+        "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg decode_head "
+        "modeling_offseg offset_learning segmentation_loss upsampling image_processing_offseg label_map "
+        "library_internals",
     ),
     "segnext": (
         segnext,
@@ -111,9 +112,10 @@ FAMILIES = {
     ),
     "backbone": (
         backbone,
-        "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg "
-        "configuration_offseg_backbone modeling_offseg modeling_offseg_backbone offset_learning segmentation_loss "
-        "upsampling image_processing_offseg label_map library_internals",
+        "backbone_efficientformer_v2 backbone_efficientnet backbone_mobilenet_v2 backbone_mscan configuration_fields "
+        "configuration_inverted_residual configuration_offseg_backbone configuration_offseg_efficientformer "
+        "configuration_offseg_segnext decode_head drop_path inverted_residual_backbone modeling_offseg_backbone "
+        "offset_learning segmentation_loss upsampling image_processing_offseg label_map library_internals",
     ),
     "wrapper": (
         wrapper,

@@ -22,6 +22,7 @@ from transformers import (
 
 from offseg_hf import OffsetLearningConfig, OffsetLearningForSemanticSegmentation
 from offseg_hf.model_types import is_in_head
+from offseg_hf.models.offset_learning import ClassBias
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.optimization import numbers_of_blocks, parameter_groups
 from offseg_hf.training.trainer import SegmentationTrainer
@@ -60,7 +61,8 @@ def test_head_learns_faster_and_norm_layers_do_not_decay():
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in parameter_groups(model, 1e-3, 0.01, 10):
         for name in (names[parameter] for parameter in group["params"]):
-            is_norm = isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.LayerNorm, nn.BatchNorm2d))
+            module = model.get_submodule(name.rpartition(".")[0])
+            is_norm = isinstance(module, (nn.LayerNorm, nn.BatchNorm2d, ClassBias))
             assert group["weight_decay"] == (0 if is_norm else 0.01), name
             assert group["lr"] == pytest.approx(1e-2 if name.startswith("decode_head.") else 1e-3), name
 
