@@ -81,7 +81,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.upsampling = nn.ConvTranspose2d(channels, channels // 2, kernel_size=2, stride=2)
-        self.hidden_sizes = (channels // 2, channels, channels)
+        self.hidden_sizes = [channels // 2, channels, channels]
 
     def forward(self, hidden_state: torch.Tensor) -> list[torch.Tensor]:
         return [F.gelu(self.upsampling(hidden_state)), hidden_state, F.max_pool2d(hidden_state, kernel_size=2)]

@@ -221,7 +221,7 @@ def test_maps_of_one_stride_are_all_read():
     model = OffSegBackboneForSemanticSegmentation(
         OffSegBackboneConfig(backbone_config=config, decoder_hidden_size=16, num_labels=4)
     ).eval()
-    assert model.pyramid.hidden_sizes == (16, 32, 32)
+    assert model.pyramid.hidden_sizes == [16, 32, 32]
     assert model(torch.randn(1, 3, 56, 70)).logits.shape == (1, 4, 8, 10)
 
 
