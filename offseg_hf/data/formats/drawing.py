@@ -1,0 +1,139 @@
+"""Shapes → a label map of the model's class ids."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from offseg_hf.data.formats.rasterize import FILLS
+from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Pixels, Polygon
+from offseg_hf.models.image_processing_offseg import (
+    EXIF_ORIENTATION,
+    IGNORE_INDEX,
+    QUARTER_TURNS,
+    open_image,
+    read_mask,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnMask:
+    """The label map of a photo, drawn when it is asked for.
+
+    Args:
+        labelled ([`~offseg_hf.data.formats.records.LabelledPhoto`]): the photo and its shapes.
+        class_ids (`dict[str, int]`): name of each class as the tool has it → class id, or 255 for unlabelled.
+        unlabelled_id (`int`): what pixels get that no shape holds.
+    """
+
+    labelled: LabelledPhoto
+    class_ids: Mapping[str, int]
+    unlabelled_id: int = IGNORE_INDEX
+
+    @property
+    def name(self) -> str:
+        """`str`: what errors call it."""
+        return self.labelled.source
+
+    def draw(self) -> np.ndarray:
+        """The class id of every pixel.
+
+        Returns:
+            `np.ndarray`: uint8, or uint16 where ids go beyond 255, of shape (height, width).
+
+        Raises:
+            OSError, ValueError: a shape cannot be decoded, or a stored map has what its table lacks.
+        """
+        dtype = np.uint8 if max(*self.class_ids.values(), self.unlabelled_id) <= IGNORE_INDEX else np.uint16
+        shapes = self.labelled.shapes
+        if shapes and isinstance(shapes[0], Pixels):
+            return self._class_ids_of(shapes[0]).astype(dtype)
+        canvas = np.full(self.labelled.size or upright_size(self.labelled), self.unlabelled_id, dtype)
+        for number, shape in enumerate(shapes, start=1):
+            class_id = self.class_ids[shape.label]
+            if isinstance(shape, Polygon):
+                _draw_polygon(canvas, shape, class_id)
+            else:
+                self._draw_bitmap(canvas, shape, class_id, number)
+        return canvas
+
+    def read_bytes(self) -> bytes:
+        """`bytes`: the same as a PNG file."""
+        file = io.BytesIO()
+        Image.fromarray(self.draw()).save(file, "PNG")
+        return file.getvalue()
+
+    def _draw_bitmap(self, canvas, shape: Bitmap, class_id, number):
+        try:
+            inside = shape.decode(shape.data)
+        except Exception as error:  # of base64, zlib, Pillow or numpy, on damaged data
+            raise ValueError(
+                f"`{self.name}` must hold pixels that can be decoded, but those of its object {number}, "
+                f"{shape.label}, cannot ({type(error).__name__}: {error}); export it again."
+            ) from error
+        top, left = max(shape.top, 0), max(shape.left, 0)
+        inside = inside[top - shape.top :, left - shape.left :]
+        part = canvas[top : top + inside.shape[0], left : left + inside.shape[1]]
+        part[inside[: part.shape[0], : part.shape[1]]] = class_id
+
+    def _class_ids_of(self, pixels):
+        """The class ids of a stored map, of its own size."""
+        is_coloured = isinstance(next(iter(pixels.labels)), tuple)
+        if is_coloured:
+            found = read_colours(pixels.path)
+            stored = [(red << 16) | (green << 8) | blue for red, green, blue in pixels.labels]
+        else:
+            found = (pixels.read or read_mask)(pixels.path)
+            stored = list(pixels.labels)
+        order = np.argsort(stored)
+        keys = np.array(stored, np.int64)[order]
+        class_ids = np.array([self.class_ids[name] for name in pixels.labels.values()])[order]
+        values, where, counts = np.unique(found, return_inverse=True, return_counts=True)
+        places = np.searchsorted(keys, values).clip(max=len(keys) - 1)
+        unknown = keys[places] != values
+        if unknown.any():
+            value, count = int(values[unknown][0]), counts[unknown][0]
+            shown = f"the colour #{value:06x}" if is_coloured else f"the id {value}"
+            raise ValueError(
+                f"`{self.name}` must hold what its table names, but {count:,} pixels have {shown}; add it to the "
+                "table, or pass a table of your own with `--label_table FILE`."
+            )
+        return class_ids[places][where].reshape(found.shape)
+
+
+def _draw_polygon(canvas, shape, class_id):
+    """Fills the part of the picture that the polygon may touch."""
+    points = np.concatenate(shape.outlines)
+    height, width = canvas.shape
+    left, top = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0).tolist()
+    right, bottom = np.ceil(points.max(0)).astype(int) + 2
+    part = canvas[top : min(bottom, height), left : min(right, width)]
+    if part.size == 0:
+        return
+    fill, shift = FILLS[shape.fill], np.array([left, top])
+    inside = fill([outline - shift for outline in shape.outlines], part.shape)
+    for hole in shape.holes:
+        inside &= ~fill([hole - shift], part.shape)
+    part[inside] = class_id
+
+
+def read_colours(path) -> np.ndarray:
+    """The colours of a picture, palette files in those of their palette.
+
+    Args:
+        path (`Path`): its file.
+
+    Returns:
+        `np.ndarray`: int64 of shape (height, width), red · 65,536 + green · 256 + blue.
+    """
+    colours = np.array(open_image(path).convert("RGB"), np.int64)
+    return (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
+
+
+def upright_size(labelled: LabelledPhoto) -> tuple[int, int]:
+    """Height and width in pixels of a photo as its EXIF orientation has it shown; its pixels are not decoded."""
+    photo = open_image(labelled.photo)
+    is_turned = photo.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+    return (photo.width, photo.height) if is_turned else (photo.height, photo.width)

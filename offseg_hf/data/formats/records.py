@@ -1,0 +1,107 @@
+"""What a tool's labels say, whatever its format: photos, and the shapes on each, the later over the earlier."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Polygon:
+    """An object that outlines describe.
+
+    Args:
+        label (`str`): name of its class, as the tool has it.
+        outlines (`tuple[np.ndarray]`): its parts, each a polygon of shape (N, 2): x and y in pixels, from the top left
+            corner of the picture.
+        holes (`tuple[np.ndarray]`): polygons that are cut out of all parts; what lies below is seen there.
+        fill (`str`): which pixels a polygon holds, a key of [`~offseg_hf.data.formats.rasterize.FILLS`].
+    """
+
+    label: str
+    outlines: tuple[np.ndarray, ...]
+    holes: tuple[np.ndarray, ...] = ()
+    fill: str = "corners"
+
+
+@dataclass(frozen=True, eq=False)
+class Bitmap:
+    """An object whose pixels are stored one by one, decoded when it is drawn.
+
+    Args:
+        label (`str`): name of its class, as the tool has it.
+        data (`Any`): what the file has for its pixels.
+        decode (`Callable`): function of a module that makes of `data` a boolean array of shape (h, w).
+        left, top (`int`): the column and the row where the array's first pixel belongs; what sticks out of the picture
+            is cut off.
+    """
+
+    label: str
+    data: Any
+    decode: Callable[[Any], np.ndarray]
+    left: int = 0
+    top: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A whole label map that is stored as a picture.
+
+    Args:
+        path (`Path`): the file.
+        labels (`dict`): what it stores → name of the class as the tool has it. The keys are either ids or colours,
+            (red, green, blue) from 0 to 255. What is not among them is an error when the file is read.
+        read (`Callable`, *optional*): function of a module that gives of the path an array (h, w) of ids, where a
+            file is not read as usual.
+    """
+
+    path: Path
+    labels: dict[Any, str]
+    read: Callable[[Path], np.ndarray] | None = None
+
+
+Shape = Polygon | Bitmap | Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPhoto:
+    """A photo and what is drawn on it.
+
+    Args:
+        photo (`Path`): its file.
+        source (`str`): what errors call its labels: the file that holds them, and the picture's name where that file
+            holds several, such as `"instances_val.json, a.jpg"`.
+        shapes (`tuple`): [`Polygon`], [`Bitmap`] or [`Pixels`], those on top last.
+        size (`tuple[int, int]`, *optional*): height and width in pixels of the picture that the shapes lie on, as the
+            labels say; by default the photo's own, upright as its EXIF orientation asks.
+        split (`str`): the split that it belongs to; `"train"` where the labels know of none.
+    """
+
+    photo: Path
+    source: str
+    shapes: tuple[Shape, ...]
+    size: tuple[int, int] | None = None
+    split: str = "train"
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """All that a tool's files say.
+
+    Args:
+        names (`tuple[str]`): names of the classes in the tool's order; sorted where it keeps no list of them.
+        photos (`tuple[LabelledPhoto]`): the photos, sorted by path.
+        is_complete (`bool`): whether `names` is the tool's own list of classes; if not, it is what occurs, and another
+            part of the same work may have others.
+        unlabelled (`str`, *optional*): name among `names` of what is not labelled, where the format itself says which;
+            by default it is known by its name, see [`~offseg_hf.data.formats.classes.UNLABELLED`].
+        notes (`tuple[str]`): what the person should know of how the files were understood, a sentence each.
+    """
+
+    names: tuple[str, ...]
+    photos: tuple[LabelledPhoto, ...]
+    is_complete: bool = True
+    unlabelled: str | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,37 @@
+"""The formats of labels: how each is recognised and read."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from offseg_hf.data.formats.records import Labels
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """A row of the table.
+
+    Args:
+        title (`str`): what people call it.
+        module (`str`): name of the file here that has its two functions: `find(place: Path) -> bool`, whether this
+            format is what lies at a folder or file, and `read(place: Path) -> Labels`.
+    """
+
+    title: str
+    module: str
+
+    def find(self, place: Path) -> bool:
+        """Whether a folder or file is in this format."""
+        return self._function("find")(place)
+
+    def read(self, place: Path) -> Labels:
+        """What a folder or file in this format says."""
+        return self._function("read")(place)
+
+    def _function(self, name) -> Callable:
+        return getattr(importlib.import_module(f"offseg_hf.data.formats.{self.module}"), name)
+
+
+# Name, as `--format` takes it → the format. Where several recognise a place, the first of them counts.
+FORMATS: dict[str, LabelFormat] = {}
