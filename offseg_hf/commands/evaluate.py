@@ -27,7 +27,9 @@ def build_parser() -> CommandParser:
     parser.add_argument("--streaming", action="store_true", help="Read while measuring instead of before.")
     parser.add_argument("--image_column", help="Column of the photos, where it cannot be guessed.")
     parser.add_argument("--mask_column", help="Column of the label maps, where it cannot be guessed.")
-    parser.add_argument("--label_table", help="JSON file of stored id → class, where masks store other ids.")
+    parser.add_argument("--format", help="Format of the labels, such as coco; by default found from what lies there.")
+    parser.add_argument("--background", help="Class of the pixels that are not labelled in a tool's files.")
+    parser.add_argument("--label_table", help="JSON file of stored id, colour or name → class, where these differ.")
     parser.add_argument(
         "--do_reduce_labels", action="store_true", help="Label 0 means 'ignore', classes count from 1."
     )
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"`--output` must not exist, and {path} does: name another file, or pass --overwrite.")
 
     from offseg_hf import OffSegImageProcessor
-    from offseg_hf.data import audited_label_table, load_segmentation_dataset
+    from offseg_hf.data import audited_label_table, load_segmentation_dataset, open_labelled_dataset
     from offseg_hf.data.labels import read_label_table
     from offseg_hf.data.presets import find_preset
     from offseg_hf.evaluation.figures import class_table
@@ -82,19 +84,30 @@ def main(argv: list[str] | None = None) -> int:
             settings["size"] = {"longest_edge": max(edges), "shortest_edge": min(edges)}
         image_processor = OffSegImageProcessor.from_pretrained(args.model, **settings)
         model = load_model(args.model).to(state.device)
+        id2label = predicted_labels(model.config)
+        labelled = None
+        if preset is None:
+            labelled = open_labelled_dataset(
+                args.dataset,
+                format=args.format,
+                names=list(id2label.values()),
+                # The model of a single class has the background beside it.
+                background=args.background or (id2label[0] if model.config.num_labels == 1 else None),
+                label_table=args.label_table,
+            )
+        if labelled is not None and state.is_main_process:
+            print(labelled.description())
+        dataset = labelled or args.dataset
         data = load_segmentation_dataset(
-            args.dataset,
+            dataset,
             args.split,
             streaming=args.streaming,
             image_column=args.image_column,
             mask_column=args.mask_column,
             data_dir=args.data_dir,
         )
-        id2label = predicted_labels(model.config)
-        table = read_label_table(args.label_table, id2label) if args.label_table else None
-        table = audited_label_table(
-            data, args.dataset, model.config.num_labels, image_processor.do_reduce_labels, table
-        )
+        table = read_label_table(args.label_table, id2label) if args.label_table and labelled is None else None
+        table = audited_label_table(data, dataset, model.config.num_labels, image_processor.do_reduce_labels, table)
         evaluation = evaluate_model(
             model, image_processor, data, label_table=table, num_pictures=args.pictures, **protocol
         )

@@ -18,13 +18,19 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 def build_parser() -> CommandParser:
     """The parser of `offseg prepare`."""
     parser = CommandParser("prepare", __doc__)
-    parser.add_argument("--dataset", required=True, help="Folder of photos and masks, or a name such as ade20k.")
+    parser.add_argument(
+        "--dataset", required=True, help="Folder or file of a labelling tool, folder of photos and masks, or ade20k …"
+    )
+    parser.add_argument("--format", help="Format of the labels, such as coco; by default found from what lies there.")
     parser.add_argument("--data_dir", help="Folder of the official download of a data set that is given by its name.")
     parser.add_argument("--output", required=True, type=Path, help="Folder for the shards, the record and the card.")
-    parser.add_argument("--splits", nargs="+", default=["train", "validation"], help="Splits to prepare.")
+    parser.add_argument(
+        "--splits", nargs="+", help="Splits to prepare; by default train and validation, or all that a tool has."
+    )
     parser.add_argument("--labels", help="Names of the classes: sky,road,car, or a .txt or .json file.")
+    parser.add_argument("--background", help="Class of the pixels that are not labelled; by default they are ignored.")
     parser.add_argument("--do_reduce_labels", action="store_true", help="Id 0 means unlabelled, classes start at 1.")
-    parser.add_argument("--label_table", help="JSON file of stored id → class, where masks store other ids.")
+    parser.add_argument("--label_table", help="JSON file of stored id, colour or name → class, where they differ.")
     parser.add_argument("--name", help="What the card calls the data set; by default its folder's name.")
     parser.add_argument("--license", help="Licence of the data as the Hub spells it, such as cc-by-4.0.")
     parser.add_argument("--image_column", help="Column of the photos in metadata.jsonl, where it cannot be guessed.")
@@ -49,10 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs `offseg prepare`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    for name in ("label_table", "do_reduce_labels"):
-        if getattr(args, name) and not args.labels and args.data_dir is None:
-            parser.error(f"`--{name}` needs `--labels`, the names of the classes that the ids stand for; pass both.")
 
+    from offseg_hf.data import open_labelled_dataset
     from offseg_hf.data.labels import read_id2label, read_label_table
     from offseg_hf.data.preparation import check_redistribution, prepare_dataset, prepared_files
     from offseg_hf.publishing.upload import check_repository, upload_repository
@@ -63,15 +67,34 @@ def main(argv: list[str] | None = None) -> int:
             check_redistribution(args.dataset)
             check_repository(**repository)
         id2label = read_id2label(args.labels) if args.labels else None
+        labelled = None
+        if args.data_dir is None:
+            labelled = open_labelled_dataset(
+                args.dataset,
+                format=args.format,
+                names=list(id2label.values()) if id2label else None,
+                background=args.background,
+                label_table=args.label_table,
+            )
+        if labelled is not None:
+            print(labelled.description())
+        for name in ("do_reduce_labels", "image_column", "mask_column"):
+            if labelled is not None and getattr(args, name):
+                parser.error(f"`--{name}` must be left out for a labelling tool's files, got it for {args.dataset}.")
+        for name in ("label_table", "do_reduce_labels"):
+            if labelled is None and getattr(args, name) and not args.labels and args.data_dir is None:
+                parser.error(
+                    f"`--{name}` needs `--labels`, the names of the classes that the ids stand for; pass both."
+                )
         record = prepare_dataset(
-            args.dataset,
+            labelled or args.dataset,
             args.output,
             args.splits,
             data_dir=args.data_dir,
             id2label=id2label,
             reduce_labels=args.do_reduce_labels,
             label_table=read_label_table(args.label_table, id2label)
-            if args.label_table and id2label is not None
+            if args.label_table and id2label is not None and labelled is None
             else None,
             name=args.name,
             license=args.license,

@@ -19,6 +19,7 @@ _MODULES = {
     "evaluation_dataset": "splits",
     "evaluation_examples": "examples",
     "load_segmentation_dataset": "sources",
+    "open_labelled_dataset": "formats.reading",
     "read_id2label": "labels",
     "stack_examples": "examples",
     "training_dataset": "splits",

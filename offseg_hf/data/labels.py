@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import datasets
     import torch
 
+    from offseg_hf.data.formats.reading import LabelledDataset
+
 NUM_FIRST_MASKS = 16  # that are checked before a data set is used
 MAX_FIRST_MASKS = 200  # that are read while it is not clear what their ids mean
 
@@ -174,7 +176,7 @@ class LabelTable:
 
 def audited_label_table(
     data: "datasets.Dataset | datasets.IterableDataset",
-    dataset: str | list[str],
+    dataset: "str | list[str] | LabelledDataset",
     num_labels: int,
     do_reduce_labels: bool = False,
     label_table: dict[int, int] | None = None,
@@ -183,7 +185,8 @@ def audited_label_table(
 
     Args:
         data (`datasets.Dataset` or `datasets.IterableDataset`): with the column `mask`, undecoded.
-        dataset (`str` or `list[str]`): what it was loaded from, perhaps the name of a preset.
+        dataset (`str`, `list[str]` or [`~offseg_hf.data.formats.reading.LabelledDataset`]): what it was loaded from,
+            perhaps the name of a preset.
         num_labels (`int`): number of classes.
         do_reduce_labels (`bool`, *optional*, defaults to `False`): whether 0 means unlabelled and the classes count
             from 1.
@@ -195,6 +198,13 @@ def audited_label_table(
     Raises:
         ValueError: where the first masks do not hold such ids or nothing in them is labelled, with the remedy.
     """
+    if not isinstance(dataset, (str, list, tuple)):  # its masks were drawn with class ids
+        if do_reduce_labels:
+            raise ValueError(
+                f"`do_reduce_labels` must be False for {dataset}, whose classes are known by name, got True; leave "
+                "--do_reduce_labels out."
+            )
+        return None
     masks = ((np.unique(read_mask(each["mask"], name="mask")), _path(each["mask"])) for each in data)
     first_masks = list(islice(masks, NUM_FIRST_MASKS))
     table = find_label_table(

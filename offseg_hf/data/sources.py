@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 from datasets.data_files import resolve_pattern
 
+from offseg_hf.data.formats.reading import LabelledDataset
 from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split, choose_columns, choose_split
 from offseg_hf.data.presets import PRESETS, find_preset
@@ -16,7 +17,7 @@ MAX_FILE_SHARDS = 64  # of a streamed folder of image files: enough to shuffle a
 
 
 def load_segmentation_dataset(
-    dataset: str | list[str],
+    dataset: str | list[str] | LabelledDataset,
     split: str,
     *,
     streaming: bool = False,
@@ -27,7 +28,7 @@ def load_segmentation_dataset(
     """A split of a segmentation data set as two columns of files, decoded by whoever reads them.
 
     Args:
-        dataset (`str` or `list[str]`): where the data is, one of
+        dataset (`str`, `list[str]` or [`~offseg_hf.data.formats.reading.LabelledDataset`]): where the data is, one of
 
             - a folder of Parquet shards (`train-*.parquet`, `validation-*.parquet`, or in a sub-folder per split);
             - Parquet files, or patterns such as `data/train-*.parquet`, `http://host/path/{split}-*.parquet`;
@@ -35,7 +36,9 @@ def load_segmentation_dataset(
               `<split>/masks/…` (also named `annotations` or `labels`), paired by name, or with a `metadata.jsonl` of
               `image_file_name` and `mask_file_name`;
             - the id of a data set on the Hub;
-            - the name of a preset: `ade20k`, `cityscapes`, `coco_stuff` or `pascal_context`.
+            - the name of a preset: `ade20k`, `cityscapes`, `coco_stuff` or `pascal_context`;
+            - what [`~offseg_hf.data.open_labelled_dataset`] read of a labelling tool's files, whose masks have class
+              ids.
         split (`str`): name of the split; `validation`, `valid` and `val` mean the same, `train` and `training` too.
             Files that carry no split in their name are the training split.
         streaming (`bool`): whether to read while iterating rather than to prepare everything in a cache first.
@@ -52,6 +55,8 @@ def load_segmentation_dataset(
         FileNotFoundError: the path does not exist, or photos and masks do not pair up.
         ValueError: the split, the columns or the folder's layout is not clear.
     """
+    if isinstance(dataset, LabelledDataset):
+        return dataset.load(split, streaming)
     preset, hub = find_preset(dataset), None
     if preset is not None:
         dataset, hub = _place_of_preset(preset, dataset, data_dir)

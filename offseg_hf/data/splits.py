@@ -4,6 +4,7 @@ import datasets
 
 from offseg_hf.data.augmentation import TrainTransform
 from offseg_hf.data.examples import PrepareExample, TrainingExamples, evaluation_examples
+from offseg_hf.data.formats.reading import LabelledDataset
 from offseg_hf.data.labels import audited_label_table
 from offseg_hf.data.sources import load_segmentation_dataset
 from offseg_hf.data.streaming import EndlessStream
@@ -11,7 +12,7 @@ from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 
 
 def training_dataset(
-    dataset: str | list[str],
+    dataset: str | list[str] | LabelledDataset,
     split: str,
     *,
     image_processor: OffSegImageProcessor,
@@ -28,8 +29,9 @@ def training_dataset(
     """A split to train on: augmented crops, of audited labels, streamed ones endless and shuffled anew in every pass.
 
     Args:
-        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`,
-            `image_column`, `mask_column` and `data_dir`.
+        dataset (`str`, `list[str]` or [`~offseg_hf.data.formats.reading.LabelledDataset`]): see
+            [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`, `image_column`, `mask_column` and
+            `data_dir`.
         image_processor ([`OffSegImageProcessor`]): the model's.
         transform ([`~offseg_hf.data.TrainTransform`]): the augmentation.
         num_labels (`int`): number of classes, against which the first masks are checked.
@@ -55,7 +57,7 @@ def training_dataset(
 
 
 def evaluation_dataset(
-    dataset: str | list[str],
+    dataset: str | list[str] | LabelledDataset,
     split: str,
     *,
     image_processor: OffSegImageProcessor,
@@ -69,8 +71,9 @@ def evaluation_dataset(
     """A split to evaluate on: whole photos, with labels at their own resolution.
 
     Args:
-        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`,
-            `image_column`, `mask_column` and `data_dir`.
+        dataset (`str`, `list[str]` or [`~offseg_hf.data.formats.reading.LabelledDataset`]): see
+            [`~offseg_hf.data.load_segmentation_dataset`], as `split`, `streaming`, `image_column`, `mask_column` and
+            `data_dir`.
         image_processor ([`OffSegImageProcessor`]): the model's.
         num_labels (`int`): number of classes, against which the first masks are checked.
         label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled, where they

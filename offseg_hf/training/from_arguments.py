@@ -12,9 +12,11 @@ from offseg_hf.data import (
     TrainTransform,
     estimate_class_weights,
     evaluation_dataset,
+    open_labelled_dataset,
     read_id2label,
     training_dataset,
 )
+from offseg_hf.data.formats.reading import LabelledDataset
 from offseg_hf.data.labels import read_label_table
 from offseg_hf.data.presets import PRESETS, find_preset
 from offseg_hf.models.configuration_fields import LOSS_FIELDS
@@ -49,7 +51,10 @@ def trainer_from_arguments(
     check_reporting(args)
     _check_start(model_args, args)
     data_args = resolved_data_arguments(data_args)
-    id2label = classes_to_learn(model_args, data_args)
+    labelled = labelled_dataset(model_args, data_args)
+    if labelled is not None and args.process_index == 0:
+        print(labelled.description())
+    id2label = labelled.id2label if labelled is not None else classes_to_learn(model_args, data_args)
     normalization = {}
     start = model_args.backbone or model_args.model_name_or_path
     if start is not None:
@@ -58,7 +63,7 @@ def trainer_from_arguments(
         if not is_said and args.process_index == 0:
             print(f"{start} does not say how photos are normalised: by ImageNet's mean and deviation")
     image_processor = image_processor_from_arguments(data_args, normalization)
-    train_dataset, eval_dataset = datasets_from_arguments(data_args, args, id2label, image_processor)
+    train_dataset, eval_dataset = datasets_from_arguments(data_args, args, id2label, image_processor, labelled)
     model = model_from_arguments(model_args, args, id2label, train_dataset)
     return SegmentationTrainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, image_processor=image_processor
@@ -104,6 +109,42 @@ def resolved_data_arguments(data_args: DataArguments) -> DataArguments:
         eval_size=eval_size,
         do_reduce_labels=do_reduce_labels,
     )
+
+
+def labelled_dataset(model_args: ModelArguments, data_args: DataArguments) -> LabelledDataset | None:
+    """What a labelling tool wrote, where the data set is that.
+
+    Args:
+        model_args ([`~offseg_hf.training.options.ModelArguments`]): with `labels` or `num_labels` to agree with.
+        data_args ([`~offseg_hf.training.options.DataArguments`]): what to train on.
+
+    Returns:
+        [`~offseg_hf.data.formats.reading.LabelledDataset`], or `None` for id masks, Parquet and the Hub.
+
+    Raises:
+        ValueError, FileNotFoundError: see [`~offseg_hf.data.open_labelled_dataset`].
+    """
+    if find_preset(data_args.dataset) is not None:
+        return None
+    labelled = open_labelled_dataset(
+        data_args.dataset,
+        format=data_args.format,
+        names=list(read_id2label(model_args.labels).values()) if model_args.labels is not None else None,
+        background=data_args.background,
+        label_table=data_args.label_table,
+    )
+    num_labels = model_args.num_labels
+    if labelled is None and data_args.background is not None:
+        raise ValueError(
+            "`background` must come with the labels of a tool, and masks of ids have none without a class, got "
+            f"{data_args.background}; say what an id means with `--label_table FILE`."
+        )
+    if labelled is not None and num_labels not in (None, len(labelled.id2label)):
+        raise ValueError(
+            f"`num_labels` must be the number of classes of {labelled}, {', '.join(labelled.id2label.values())}, got "
+            f"{num_labels}; leave it out."
+        )
+    return labelled
 
 
 def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> dict[int, str]:
@@ -158,6 +199,7 @@ def datasets_from_arguments(
     args: SegmentationTrainingArguments,
     id2label: dict[int, str],
     image_processor: OffSegImageProcessor,
+    labelled: LabelledDataset | None = None,
 ) -> tuple[TrainingExamples | EndlessStream, datasets.Dataset | datasets.IterableDataset | None]:
     """What to train and to evaluate on.
 
@@ -166,6 +208,7 @@ def datasets_from_arguments(
         args ([`~offseg_hf.training.arguments.SegmentationTrainingArguments`]): with the seed.
         id2label (`dict[int, str]`): names of the classes.
         image_processor ([`OffSegImageProcessor`]): what makes `pixel_values` of photos.
+        labelled ([`~offseg_hf.data.formats.reading.LabelledDataset`], *optional*): from [`labelled_dataset`].
 
     Returns:
         `tuple`: training data and evaluation data, the latter `None` where there shall be none.
@@ -174,11 +217,15 @@ def datasets_from_arguments(
         ValueError, FileNotFoundError: where there is no such data, or its label maps do not fit the classes.
     """
     source = {name: getattr(data_args, name) for name in ("dataset", "data_dir", "image_column", "mask_column")}
+    if labelled is not None:
+        source["dataset"] = labelled
     source |= {
         "image_processor": image_processor,
         "num_labels": len(id2label),
         "streaming": data_args.streaming,
-        "label_table": read_label_table(data_args.label_table, id2label) if data_args.label_table else None,
+        "label_table": read_label_table(data_args.label_table, id2label)
+        if data_args.label_table and labelled is None
+        else None,
     }
     augmentation = {field.name: getattr(data_args, field.name) for field in dataclasses.fields(AugmentationSettings)}
     augmentation = {name: tuple(value) if isinstance(value, list) else value for name, value in augmentation.items()}

@@ -88,7 +88,15 @@ class DataArguments:
     image_column: str | None = _option(None, "Column of the photos, if it cannot be guessed.")
     mask_column: str | None = _option(None, "Column of the masks, if it cannot be guessed.")
     shuffle_buffer_size: int = _option(500, "Size of the shuffle buffer of a stream, in examples.")
-    label_table: str | None = _option(None, "JSON file of stored id → class, if masks do not store class ids.")
+    format: str | None = _option(
+        None, "Format of the labels, such as coco or labelme; by default found from what lies there."
+    )
+    background: str | None = _option(
+        None, "Class of the pixels that are not labelled in a tool's files; by default these are ignored."
+    )
+    label_table: str | None = _option(
+        None, "JSON file of stored id, colour or name → class, if the data's own are not the classes."
+    )
     do_reduce_labels: bool | None = field(
         default=None,
         metadata={

@@ -1,7 +1,9 @@
 """The tool's class names → the model's class ids: by name, never by number."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from offseg_hf.data.formats.records import Labels
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
@@ -80,6 +82,33 @@ def match_classes(
     return Classes(dict(enumerate(classes)), class_ids, unlabelled_id)
 
 
+def read_name_table(path: str | Path) -> dict[str, str | None]:
+    """What names in a tool's files mean, from a JSON file.
+
+    Args:
+        path (`str` or `Path`): a file of name → class, or `null` for what shall be ignored.
+
+    Returns:
+        `dict[str, str | None]`
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`label_table` must be a JSON file of name → class, and {path} is not there.")
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`label_table` must be a JSON file, and {path} is none ({error}); correct it.") from error
+    if not isinstance(table, dict) or not all(isinstance(name, str | None) for name in table.values()):
+        raise ValueError(
+            "`label_table` must map the names in the files to classes or null, as in "
+            f'{{"Car": "car", "other": null}}, got {str(table)[:80]}; correct {path}.'
+        )
+    return table
+
+
 def is_unlabelled(labels: Labels, name: str) -> bool:
     """Whether a name of the tool means "not labelled"."""
     return name == labels.unlabelled or "".join(letter for letter in name.lower() if letter.isalpha()) in UNLABELLED
@@ -87,7 +116,7 @@ def is_unlabelled(labels: Labels, name: str) -> bool:
 
 def _check_agreement(labels, classes, meaning, background, is_given):
     """Raises where names of the files and classes do not fit each other."""
-    spellings: dict[str, str] = {}
+    spellings = {}
     for name in dict.fromkeys(mean for mean in meaning.values() if mean is not None):
         same = spellings.setdefault(_spelling(name), name)
         if same != name:
@@ -103,11 +132,13 @@ def _check_agreement(labels, classes, meaning, background, is_given):
     if not labels.is_complete and not unknown:
         missing = []  # another part of the work may have them
     if unknown or missing:
+        rest = [name for name in missing if is_unlabelled(labels, name)]
+        remedy = f"pass `--background {rest[0]}` if that is what is not labelled, " if rest else ""
         only = [f"only in the files: {_shown(unknown)}"] * bool(unknown)
         only += [f"only in `labels`: {_shown(missing)}"] * bool(missing)
         raise ValueError(
             f"`labels` must have the names that the files have, but {'; '.join(only)} (`labels`: {_shown(classes)}; "
-            f"files: {_shown(labels.names)}); correct `--labels`, or say what a name of the files means with "
+            f"files: {_shown(labels.names)}); {remedy}correct `--labels`, or say what a name of the files means with "
             "`--label_table FILE`, null for what shall be ignored."
         )
 

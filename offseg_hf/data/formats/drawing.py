@@ -1,5 +1,6 @@
 """Shapes → a label map of the model's class ids."""
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,10 +33,29 @@ class DrawnMask:
     class_ids: Mapping[str, int]
     unlabelled_id: int = IGNORE_INDEX
 
+    def __str__(self) -> str:
+        return self.labelled.source
+
     @property
     def name(self) -> str:
-        """`str`: what errors call it."""
-        return self.labelled.source
+        """`str`: what its file would be called."""
+        return f"{self.labelled.photo.stem}.png"
+
+    def digest(self) -> str:
+        """`str`: what changes where its content does, found without drawing it; hexadecimal."""
+        settings = self.labelled.size, sorted(self.class_ids.items()), self.unlabelled_id
+        digest = hashlib.sha256(repr(settings).encode())
+        for shape in self.labelled.shapes:
+            if isinstance(shape, Pixels):
+                file = shape.path.stat()
+                digest.update(f"{shape.path.name}{file.st_size}{file.st_mtime_ns}{shape.labels}".encode())
+            elif isinstance(shape, Polygon):
+                digest.update(f"{shape.label}{shape.fill}".encode())
+                for outline in (*shape.outlines, *shape.holes):
+                    digest.update(outline.tobytes())
+            else:
+                digest.update(f"{shape.label}{shape.left}{shape.top}{shape.data!r}".encode())
+        return digest.hexdigest()
 
     def draw(self) -> np.ndarray:
         """The class id of every pixel.
@@ -50,13 +70,12 @@ class DrawnMask:
         shapes = self.labelled.shapes
         if shapes and isinstance(shapes[0], Pixels):
             return self._class_ids_of(shapes[0]).astype(dtype)
-        canvas = np.full(self.labelled.size or upright_size(self.labelled), self.unlabelled_id, dtype)
+        canvas: np.ndarray = np.full(self.labelled.size or upright_size(self.labelled), self.unlabelled_id, dtype)
         for number, shape in enumerate(shapes, start=1):
-            class_id = self.class_ids[shape.label]
             if isinstance(shape, Polygon):
-                _draw_polygon(canvas, shape, class_id)
-            else:
-                self._draw_bitmap(canvas, shape, class_id, number)
+                _draw_polygon(canvas, shape, self.class_ids[shape.label])
+            elif isinstance(shape, Bitmap):
+                self._draw_bitmap(canvas, shape, self.class_ids[shape.label], number)
         return canvas
 
     def read_bytes(self) -> bytes:
@@ -65,12 +84,12 @@ class DrawnMask:
         Image.fromarray(self.draw()).save(file, "PNG")
         return file.getvalue()
 
-    def _draw_bitmap(self, canvas, shape: Bitmap, class_id, number):
+    def _draw_bitmap(self, canvas, shape, class_id, number):
         try:
             inside = shape.decode(shape.data)
         except Exception as error:  # of base64, zlib, Pillow or numpy, on damaged data
             raise ValueError(
-                f"`{self.name}` must hold pixels that can be decoded, but those of its object {number}, "
+                f"`{self}` must hold pixels that can be decoded, but those of its object {number}, "
                 f"{shape.label}, cannot ({type(error).__name__}: {error}); export it again."
             ) from error
         top, left = max(shape.top, 0), max(shape.left, 0)
@@ -97,7 +116,7 @@ class DrawnMask:
             value, count = int(values[unknown][0]), counts[unknown][0]
             shown = f"the colour #{value:06x}" if is_coloured else f"the id {value}"
             raise ValueError(
-                f"`{self.name}` must hold what its table names, but {count:,} pixels have {shown}; add it to the "
+                f"`{self}` must hold what its table names, but {count:,} pixels have {shown}; add it to the "
                 "table, or pass a table of your own with `--label_table FILE`."
             )
         return class_ids[places][where].reshape(found.shape)

@@ -15,7 +15,7 @@ CARD = """\
 
 # {name}
 
-Photos, and masks with a class id for every pixel, as Parquet shards: the files of the source bit for bit, in one
+Photos, and masks with a class id for every pixel, as Parquet shards: {origin}, in one
 random order (seed {seed}). Each was decoded once, and each mask has the size of its photo.
 
 {splits}
@@ -71,6 +71,9 @@ def dataset_card(record: dict[str, Any], repo_id: str | None = None) -> str:
         metadata=metadata.to_yaml(),
         name=record["name"],
         seed=record["seed"],
+        origin=f"the photos bit for bit, the masks drawn from {record['format']}"
+        if record["format"]
+        else "the files of the source bit for bit",
         splits=markdown_table(("split", "examples", "shards", "bytes"), rows, "lrrr"),
         source=repo_id or record["name"],
         first_split=next(iter(splits)),

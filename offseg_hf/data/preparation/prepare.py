@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from datasets.utils.py_utils import convert_file_size_to_int
 
+from offseg_hf.data.formats.reading import LabelledDataset
+from offseg_hf.data.formats.table import FORMATS
 from offseg_hf.data.labels import find_label_table
 from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.preparation.card import dataset_card
@@ -30,9 +32,9 @@ LICENSE_LINKS = {
 
 
 def prepare_dataset(
-    dataset: str | Path,
+    dataset: str | Path | LabelledDataset,
     output: str | Path,
-    splits: Sequence[str] = ("train", "validation"),
+    splits: Sequence[str] | None = None,
     *,
     data_dir: str | Path | None = None,
     id2label: dict[int, str] | None = None,
@@ -50,9 +52,10 @@ def prepare_dataset(
     skip_broken: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes a folder of photos and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
+    """Writes photos and masks as Parquet shards, `train-00000-of-00004.parquet` and so on.
 
-    Each row holds `image` and `mask`, the files as they are, bit for bit, and the `id`, the photo's name. Examples are
+    Each row holds `image` and `mask`, the files as they are, bit for bit, and the `id`, the photo's name. Masks of a
+    labelling tool's files are drawn, with the class ids of `id2label.json` and 255 for unlabelled. Examples are
     shuffled once, so that a stream which reads shard after shard is well mixed. Every photo and mask is decoded once,
     their sizes are compared and the labels counted. The shards are the same for the same files, sizes and seed,
     whatever the number of processes; one that is there already, after an interruption, is not written again. When all
@@ -61,10 +64,13 @@ def prepare_dataset(
     [`prepared_files`] lists what was written.
 
     Args:
-        dataset (`str` or `Path`): a folder of image files, or with `data_dir` the name of a data set that is known,
-            see [`~offseg_hf.data.load_segmentation_dataset`], as `image_column` and `mask_column`.
+        dataset (`str`, `Path` or [`~offseg_hf.data.formats.reading.LabelledDataset`]): a folder of image files; or
+            with `data_dir` the name of a data set that is known, see [`~offseg_hf.data.load_segmentation_dataset`], as
+            `image_column` and `mask_column`; or what a labelling tool wrote, from
+            [`~offseg_hf.data.open_labelled_dataset`].
         output (`str` or `Path`): a folder that is new, empty, or holds what an interrupted preparation left.
-        splits (sequence of `str`): names of the splits.
+        splits (sequence of `str`, *optional*): names of the splits; by default training and validation, or all of a
+            labelling tool's.
         data_dir (`str` or `Path`, *optional*): the folder of a known data set's official download.
         id2label (`dict[int, str]`, *optional*): names of the classes, for other data sets; where the classes are
             known, all ids of the masks are checked.
@@ -92,7 +98,11 @@ def prepare_dataset(
         PermissionError: `repo_id` is given for Cityscapes, which must not be published.
         RuntimeError: a process was killed.
     """
-    output, preset = Path(output), find_preset(str(dataset))
+    output = Path(output)
+    labelled = dataset if isinstance(dataset, LabelledDataset) else None
+    preset = None if labelled else find_preset(str(dataset))
+    if labelled is not None:
+        id2label = labelled.id2label
     settings = {
         "seed": seed,
         "max_shard_size": _num_bytes("max_shard_size", max_shard_size),
@@ -105,12 +115,23 @@ def prepare_dataset(
         )
     if num_proc < 1:
         raise ValueError(f"`num_proc` must be at least 1, got {num_proc}.")
-    folder = _source_folder(dataset, data_dir, preset)
+    if labelled is None:
+        folder = _source_folder(dataset, data_dir, preset)
+    else:
+        folder = labelled.place.resolve()
+        folder = folder if folder.is_dir() else folder.parent
     if output.resolve().is_relative_to(folder):
         raise ValueError(f"`output` must lie outside of the source {folder}, got {output}; name another folder.")
-    pairs = {split: _find_pairs(folder, split, preset, image_column, mask_column) for split in splits}
+    pairs: dict[str, list] = {}
+    for split in splits or (labelled.splits if labelled else ("train", "validation")):
+        if not re.fullmatch(r"\w+", split):
+            raise ValueError(f"`splits` must be names of letters, digits and '_', got {split!r}.")
+        if labelled is not None:
+            pairs[split] = [(mask.labelled.photo, mask) for mask in labelled.masks(split)]
+        else:
+            pairs[split] = find_pairs(folder, split, preset, image_column, mask_column)
     if repo_id is not None:
-        check_redistribution(dataset, [photo for split in pairs for photo, _ in pairs[split]])
+        check_redistribution(str(dataset), [photo for split in pairs for photo, _ in pairs[split]])
     shards = [shard for split in pairs for shard in plan_shards(output, split, pairs[split], folder, settings)]
 
     _claim_folder(output, shards, overwrite)
@@ -129,6 +150,7 @@ def prepare_dataset(
         "name": name or (preset.title if preset else folder.name),
         "license": license or ("other" if preset else "unknown"),
         "license_link": LICENSE_LINKS[str(dataset)] if preset and license is None else None,
+        "format": FORMATS[labelled.format].title if labelled else None,
         **settings,
         **classes,
         "splits": summaries,
@@ -209,13 +231,6 @@ def _source_folder(dataset, data_dir, preset):
             "these as they are."
         )
     return folder
-
-
-def _find_pairs(folder, split, preset, image_column, mask_column):
-    """(photo, mask) of every example of a split."""
-    if not re.fullmatch(r"\w+", split):
-        raise ValueError(f"`splits` must be names of letters, digits and '_', got {split!r}.")
-    return find_pairs(folder, split, preset, image_column, mask_column)
 
 
 # The plan

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from offseg_hf.data.formats.drawing import DrawnMask
 from offseg_hf.files import whole_file
 from offseg_hf.models.image_processing_offseg import open_image, read_image, read_mask
 
@@ -34,7 +35,7 @@ class Shard:
     Args:
         path (`Path`): where it will be.
         plan (`dict`): what its footer shall tell, the same for all shards of a split: what these depend on.
-        examples (`list[tuple[str, Path, Path]]`): id, photo and mask of each, in their order.
+        examples (`list[tuple[str, Path, Path | DrawnMask]]`): id, photo and mask of each, in their order.
         folder (`Path`): that of the source, which messages leave out as they may be published.
     """
 
@@ -50,14 +51,19 @@ def shard_name(split: str, number: int, num_shards: int) -> str:
 
 
 def plan_shards(
-    output: Path, split: str, pairs: Sequence[tuple[Path, Path]], folder: Path, settings: dict[str, int]
+    output: Path,
+    split: str,
+    pairs: Sequence[tuple[Path, Path | DrawnMask]],
+    folder: Path,
+    settings: dict[str, int],
 ) -> list[Shard]:
     """The shards of a split: examples in random order, as many in each, as few shards as their bound allows.
 
     Args:
         output (`Path`): folder of the shards.
         split (`str`): name of the split.
-        pairs (`list[tuple[Path, Path]]`): photo and mask of each example.
+        pairs (`list[tuple[Path, Path | DrawnMask]]`): photo and mask of each example; a drawn mask, whose size is not
+            known yet, counts nothing.
         folder (`Path`): that of the source.
         settings (`dict`): `seed` of the order, `max_shard_size` and `max_row_group_size` in bytes of the files.
 
@@ -72,10 +78,11 @@ def plan_shards(
     if len(set(ids)) < len(ids):
         twice, _ = Counter(ids).most_common(1)[0]
         raise ValueError(f"`dataset` must hold photos of different names, but {split} has {twice} twice; rename one.")
-    sizes = [(photo.stat().st_size, mask.stat().st_size) for photo, mask in pairs]
+    sizes = [(photo.stat().st_size, mask.stat().st_size if isinstance(mask, Path) else 0) for photo, mask in pairs]
     digest = hashlib.sha256()
     for example_id, (photo, mask), (photo_size, mask_size) in zip(ids, pairs, sizes):
-        digest.update(f"{example_id}\0{photo.name}\0{photo_size}\0{mask.name}\0{mask_size}\n".encode())
+        content = mask_size if isinstance(mask, Path) else mask.digest()
+        digest.update(f"{example_id}\0{photo.name}\0{photo_size}\0{mask.name}\0{content}\n".encode())
 
     order = np.random.default_rng(settings["seed"]).permutation(len(pairs))
     sizes = np.array(sizes).sum(1)[order]
@@ -90,7 +97,7 @@ def plan_shards(
     plan = {
         "split": split,
         **settings,
-        "files": digest.hexdigest(),  # of all names and sizes
+        "files": digest.hexdigest(),  # of all names and sizes, and of what is drawn
         "num_examples": len(pairs),
         "num_shards": num_shards,
     }
@@ -185,7 +192,7 @@ def _write_shard(shard):
 
 def _read_example(example_id, photo, mask):
     """A row of the shard, and the ids of the mask; both files are decoded, and fit each other."""
-    image_file, mask_file = ({"bytes": path.read_bytes(), "path": path.name} for path in (photo, mask))
+    image_file, mask_file = ({"bytes": file.read_bytes(), "path": file.name} for file in (photo, mask))
     opened = open_image(image_file["bytes"], str(photo))
     read_image(opened, str(photo))
     ids = read_mask(mask_file["bytes"], opened, str(mask))
