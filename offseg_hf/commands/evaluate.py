@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from offseg_hf import OffSegImageProcessor
     from offseg_hf.data import audited_label_table, load_segmentation_dataset, open_labelled_dataset
-    from offseg_hf.data.labels import read_label_table
+    from offseg_hf.data.labels import check_class_names, read_label_table
     from offseg_hf.data.presets import find_preset
     from offseg_hf.evaluation.figures import class_table
     from offseg_hf.evaluation.pictures import save_pictures
@@ -97,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
             )
         if labelled is not None and state.is_main_process:
             print(labelled.description())
+        if labelled is None and args.label_table is None and model.config.num_labels > 1:
+            check_class_names(args.dataset, id2label)
         dataset = labelled or args.dataset
         data = load_segmentation_dataset(
             dataset,

@@ -97,6 +97,43 @@ def read_label_table(path: str, id2label: dict[int, str]) -> dict[int, int]:
     return {int(key): known[value] for key, value in table.items()}
 
 
+def stored_class_names(dataset: str | list[str]) -> dict[int, str] | None:
+    """The names of the classes that a prepared data set says of its ids.
+
+    Args:
+        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`].
+
+    Returns:
+        `dict[int, str]` or `None`: of the file `id2label.json` of a local folder; `None` where there is none.
+    """
+    sources = [dataset] if isinstance(dataset, str) else dataset
+    file = Path(sources[0]).expanduser() / "id2label.json"
+    return read_id2label(str(file)) if len(sources) == 1 and file.is_file() else None
+
+
+def check_class_names(dataset: str | list[str], id2label: dict[int, str]) -> None:
+    """Checks that the classes of a model are those that a prepared data set has under the same ids.
+
+    Args:
+        dataset (`str` or `list[str]`): see [`~offseg_hf.data.load_segmentation_dataset`].
+        id2label (`dict[int, str]`): names of the model's classes by id.
+
+    Raises:
+        ValueError: an id has another name, with the table that mends it where the names are the same.
+    """
+    stored = stored_class_names(dataset)
+    if stored is None or stored == id2label:
+        return
+    remedy = "correct `--labels`, or leave it out"
+    if set(stored.values()) <= set(id2label.values()):
+        table = json.dumps({str(label_id): name for label_id, name in stored.items()}, ensure_ascii=False)
+        remedy = f"pass `--label_table FILE` with {table}"
+    raise ValueError(
+        f"`labels` must be the classes that {dataset if isinstance(dataset, str) else dataset[0]} has in its "
+        f"id2label.json ({', '.join(stored.values())}), in this order, got {', '.join(id2label.values())}; {remedy}."
+    )
+
+
 class LabelTable:
     """Turns stored ids into class ids.
 

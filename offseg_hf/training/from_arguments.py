@@ -17,7 +17,7 @@ from offseg_hf.data import (
     training_dataset,
 )
 from offseg_hf.data.formats.reading import LabelledDataset
-from offseg_hf.data.labels import read_label_table
+from offseg_hf.data.labels import check_class_names, read_label_table, stored_class_names
 from offseg_hf.data.presets import PRESETS, find_preset
 from offseg_hf.models.configuration_fields import LOSS_FIELDS
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
@@ -155,15 +155,21 @@ def classes_to_learn(model_args: ModelArguments, data_args: DataArguments) -> di
         data_args ([`~offseg_hf.training.options.DataArguments`]): what to train on.
 
     Returns:
-        `dict[int, str]`: names by class id.
+        `dict[int, str]`: names by class id; by default those of a prepared data set's `id2label.json`.
 
     Raises:
-        ValueError: where it is not clear what the classes are.
+        ValueError: where it is not clear what the classes are, or a prepared data set has others.
     """
     preset = find_preset(data_args.dataset)
     labels, num_labels = model_args.labels, model_args.num_labels
     if labels is not None and num_labels is None:
-        return read_id2label(labels)
+        id2label = read_id2label(labels)
+        if data_args.label_table is None:
+            check_class_names(data_args.dataset, id2label)
+        return id2label
+    stored = stored_class_names(data_args.dataset) if labels is None and preset is None else None
+    if stored is not None and num_labels in (None, len(stored)):
+        return stored
     if labels is None and num_labels is not None:
         if preset is not None and num_labels == len(preset.class_names):
             return preset.id2label
