@@ -11,9 +11,10 @@ from offseg_hf.training.options import BATCH_NORMS, RecipeArguments
 
 @dataclass
 class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
-    """`TrainingArguments` with the paper's recipe for ADE20K as defaults, and evaluation in constant memory.
+    """`TrainingArguments` with the paper's recipe as defaults, and evaluation in constant memory.
 
-    The recipe's fields, with their meaning, are those of [`~offseg_hf.training.options.RecipeArguments`]. The schedule
+    Warm-up alone is not the paper's 1500 steps, which a short training never leaves, but a share of the steps. The
+    recipe's fields, with their meaning, are those of [`~offseg_hf.training.options.RecipeArguments`]. The schedule
     is transformers' polynomial one, which decays to 0 with the exponent `lr_decay_power` and whose warm-up begins at
     0 (mmsegmentation's, by which the paper trained, begins at a millionth of the learning rate).
 

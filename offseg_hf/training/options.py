@@ -138,7 +138,7 @@ class DataArguments:
 
 @dataclass
 class RecipeArguments:
-    """The training recipe, by default the paper's for ADE20K; the light part of `SegmentationTrainingArguments`.
+    """The training recipe, by default the paper's but for its warm-up; the light part of `SegmentationTrainingArguments`.
 
     Args:
         learning_rate (`float`, *optional*, defaults to 6e-5): peak learning rate of the encoder.
@@ -155,7 +155,7 @@ class RecipeArguments:
             `transformers`'.
         lr_decay_power (`float`, *optional*, defaults to 1): exponent of the polynomial decay to 0; others have their
             settings in `lr_scheduler_kwargs`, which win over this.
-        warmup_steps (`float`, *optional*, defaults to 1500): steps of linear warm-up from 0; below 1 a share of all
+        warmup_steps (`float`, *optional*, defaults to 0.05): steps of linear warm-up from 0; below 1 a share of all
             steps.
         max_grad_norm (`float`, *optional*, defaults to 0): gradient-clipping norm; 0 for no clipping.
         total_batch_size (`int`, *optional*): images per step over all devices and accumulated batches, from which
@@ -181,7 +181,7 @@ class RecipeArguments:
         "polynomial", "Learning-rate schedule, such as polynomial, linear, cosine or constant."
     )
     lr_decay_power: float = _option(1.0, "Exponent of the polynomial decay to 0; 1 decays linearly.")
-    warmup_steps: float = _option(1500, "Steps of linear warm-up from 0; a number below 1 is a share of all steps.")
+    warmup_steps: float = _option(0.05, "Steps of linear warm-up from 0; a number below 1 is a share of all steps.")
     max_grad_norm: float = _option(0.0, "Gradient-clipping norm; 0 disables clipping.")
     total_batch_size: int | None = _option(None, "Images per step, over all devices and accumulated batches.")
     per_device_train_batch_size: int | None = _option(

@@ -234,7 +234,7 @@ def test_error_when_an_encoder_has_no_blocks():
 
 
 def test_learning_rate_follows_the_closed_form(tmp_path):
-    factors = learning_rates(tmp_path, (0, 750, 1500, 80_000, 160_000), 160_000)
+    factors = learning_rates(tmp_path, (0, 750, 1500, 80_000, 160_000), 160_000, warmup_steps=1500)
     assert factors == pytest.approx([0, 1 / 2, 1, 80_000 / 158_500, 0])
 
 
