@@ -11,7 +11,7 @@ from offseg_hf.data.formats.classes import Classes, match_classes, read_name_tab
 from offseg_hf.data.formats.drawing import DrawnMask
 from offseg_hf.data.formats.records import Labels
 from offseg_hf.data.formats.table import FORMATS
-from offseg_hf.data.naming import choose_split
+from offseg_hf.data.naming import canonical_split, choose_split
 
 FEATURES = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))
 MAX_SHARDS = 64  # of a stream: enough to shuffle and to feed many workers
@@ -58,6 +58,12 @@ class LabelledDataset:
         Raises:
             ValueError: there is no such split.
         """
+        if canonical_split(split) == "validation" and split not in self.splits and self.splits == ["train"]:
+            raise ValueError(
+                f"`split` must be one that the labels have, and {self.place} has no {split}, only train; set photos "
+                "aside by `offseg prepare --validation_fraction 0.1`, or train without a measurement by "
+                "`--eval_split none`."
+            )
         chosen = choose_split({name: name for name in self.splits}, split, self.place)
         classes = self.classes
         return [
