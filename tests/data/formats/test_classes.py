@@ -121,5 +121,5 @@ def test_error_when_the_name_table_is_something_else(tmp_path, content):
 
 
 def test_error_when_the_name_table_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="names.json is not there"):
+    with pytest.raises(FileNotFoundError, match=r"names\.json is not there"):
         read_name_table(tmp_path / "names.json")
