@@ -349,7 +349,7 @@ def audit_labels(
         raise ValueError(
             f"`masks` must hold ids up to {largest}{reduced} for {num_labels} classes, got {shown}; {seem}see in the "
             "masks which class each id is (`offseg prepare --only_preview` draws them), give all of them names "
-            '(`num_labels`), and say which id is which with `--label_table FILE`, as in {"0": null, "1": "sky"}, since '
+            '(`num_labels`), and say which is which with `--label_table FILE`, as in {"0": null, "1": "sky"}, since '
             "tools number classes in orders of their own."
         )
 

@@ -275,7 +275,7 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     Raises:
         ValueError: two files have one name.
     """
-    files = {}
+    files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
             stem = str(file.relative_to(folder).with_suffix(""))
