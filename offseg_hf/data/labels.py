@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from offseg_hf.data.formats.refusals import refuse_instances, refuse_mask
 from offseg_hf.data.presets import DatasetPreset, LabelEncoding, find_preset
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
@@ -242,7 +243,7 @@ def audited_label_table(
                 "--do_reduce_labels out."
             )
         return None
-    masks = ((np.unique(read_mask(each["mask"], name="mask")), _path(each["mask"])) for each in data)
+    masks = ((_stored_ids(each["mask"]), _path(each["mask"])) for each in data)
     first_masks = list(islice(masks, NUM_FIRST_MASKS))
     table = find_label_table(
         chain(first_masks, masks),
@@ -318,6 +319,12 @@ def find_label_table(
     return table
 
 
+def _stored_ids(mask):
+    """The ids that occur in a mask which can be one."""
+    refuse_mask(mask)
+    return np.unique(read_mask(mask, name="mask"))
+
+
 def _path(source):
     """The path of a file that may come with its content."""
     return source.get("path") or "" if isinstance(source, dict) else ""
@@ -357,10 +364,11 @@ def audit_labels(
         reduce_labels (`bool`): whether label 0 means unlabelled and the classes start at 1.
 
     Raises:
-        ValueError: an id is negative or too large, masks are black and white (0 and 255), ids are shifted by one, or
+        ValueError: an id is negative or too large, masks are black and white (0 and 255), they count objects, or
             every pixel is ignored.
     """
-    ids = {int(value) for mask in masks for value in np.unique(np.asarray(mask))}
+    masks = [np.unique(np.asarray(mask)) for mask in masks]
+    ids = {int(value) for mask in masks for value in mask}
     if not ids:
         raise ValueError("`masks` must hold at least one mask, got none.")
     shown = ", ".join(map(str, sorted(ids)[:10])) + (", …" if len(ids) > 10 else "")
@@ -371,27 +379,25 @@ def audit_labels(
         raise ValueError(
             f"`masks` must not hold negative ids, got {shown}; write {ignore_index} where a pixel is unlabelled."
         )
-    if num_labels <= 2 and max(ids) == 255 and not classes - {0, 255}:
+    if ids == {0, 255} or (num_labels <= 2 and max(ids) == 255 and not classes - {0, 255}):
         raise ValueError(
-            f"`masks` must hold the class ids 0 and 1, got only {shown}; {ignore_index} means unlabelled here, so if "
-            "it marks the foreground, write 1 in its place (divide the masks by 255) and leave labels unreduced."
+            f"`masks` must hold class ids up to {max(num_labels, 2) - 1}, got only {shown}, and {ignore_index} means "
+            'unlabelled here; say what black and white are with `--label_table FILE`, as in {"0": "background", '
+            '"255": "object"} or {"0": "sky", "1": "road", "255": null}, without --do_reduce_labels.'
         )
     if not classes:
         remedy = "pass no --do_reduce_labels if 0 is a class" if 0 in ids else "check the mask column"
         raise ValueError(f"`masks` must have labelled pixels, got only {shown}, all of them ignored; {remedy}.")
-    if max(classes) == largest + 1 and not reduce_labels:
-        if 0 not in ids:
-            remedy = "0 never occurs, so the classes seem to start at 1: pass --do_reduce_labels"
-        else:
-            remedy = (
-                f"pass --do_reduce_labels if 0 means unlabelled, or `num_labels` {largest + 2} if 0 is a class too"
-            )
-        raise ValueError(f"`masks` must hold ids up to {largest} for {num_labels} classes, got {shown}; {remedy}.")
     if max(classes) > largest:
+        refuse_instances(masks)
         reduced = ", before label 0 is dropped," if reduce_labels else ""
+        is_shifted = max(classes) == largest + 1 and not reduce_labels
+        seem = "0 never occurs, so the classes seem to start at 1: " if is_shifted and 0 not in ids else ""
         raise ValueError(
-            f"`masks` must hold ids up to {largest}{reduced} for {num_labels} classes, got {shown}; set `num_labels` "
-            f"to the true number of classes, or renumber the ids and write {ignore_index} where a pixel is unlabelled."
+            f"`masks` must hold ids up to {largest}{reduced} for {num_labels} classes, got {shown}; {seem}see in the "
+            "masks which class each id is (`offseg prepare --only_preview` draws them), give all of them names "
+            '(`num_labels`), and say which is which with `--label_table FILE`, as in {"0": null, "1": "sky"}, since '
+            "tools number classes in orders of their own."
         )
 
 

@@ -6,13 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offseg_hf.data.naming import IMAGE_NAMES, MASK_NAMES, choose_columns, choose_split
+from offseg_hf.data.formats.refusals import refuse_masks
+from offseg_hf.data.naming import (
+    IMAGE_NAMES,
+    MASK_NAMES,
+    SPLIT_SPELLINGS,
+    canonical_split,
+    choose_columns,
+    choose_split,
+)
 
 if TYPE_CHECKING:
     from offseg_hf.data.presets import DatasetPreset
 
 # Of the files that are taken from a folder.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Of folders, beside the names that columns have: mmsegmentation's and the official CamVid's among them.
+IMAGE_FOLDERS = (*IMAGE_NAMES, "img_dir", "imgs", "photos", "pictures", "data", "701_StillsRaw_full")
+MASK_FOLDERS = (*MASK_NAMES, "ann_dir", "annots", "gts", "LabeledApproved_full")
+# What follows the name of a split's folder of photos in that of its masks (`trainannot` beside `train`), and the name
+# of a photo in that of its mask (`a_mask.png` beside `a.jpg`).
+MASK_FOLDER_ENDINGS = ("annot", "_annot", "_annotations", "_labels", "_label", "_masks", "_mask", "_gt")
+MASK_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_L", "_P", "_gt", "_seg", "_segmentation", "-mask", ".mask")
 
 
 @dataclass(frozen=True)
@@ -137,14 +152,7 @@ def find_pairs(
         table_by_split = {"train" if parent == folder else parent.name: file for parent, file in tables.items()}
         return _pairs_of_metadata(choose_split(table_by_split, split, folder), image_column, mask_column)
 
-    by_split: dict[str, tuple[Path, Path]] = {}
-    for name, photos, masks in _folders_of_splits(folder):
-        if name in by_split:
-            raise ValueError(
-                f"`dataset` must hold one folder of photos and one of masks per split, but {folder} has several for "
-                f"{name!r}: {by_split[name][1]} and {masks}; move one of them elsewhere."
-            )
-        by_split[name] = photos, masks
+    by_split = find_folders(folder)
     if not by_split and preset:
         raise ValueError(
             f"`data_dir` must be the official folder of {preset.title} ({preset.layouts[0]}) or one of Parquet files, "
@@ -153,9 +161,59 @@ def find_pairs(
     if not by_split:
         raise ValueError(
             f"`dataset` must be a folder of Parquet files, of images/<split> and masks/<split>, of <split>/images and "
-            f"<split>/masks, or with a metadata.jsonl, but {folder} is none of these."
+            f"<split>/masks, of <split> and <split>_masks, of a.jpg beside a_mask.png, or with a metadata.jsonl, but "
+            f"{folder} is none of these."
         )
-    photos, masks = (_files_by_stem(part) for part in choose_split(by_split, split, folder))
+    pairs = pair_files(*choose_split(by_split, split, folder))
+    refuse_masks([mask for _, mask in pairs])
+    return pairs
+
+
+def find_folders(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """The splits of a folder of photos and masks in one of the usual layouts.
+
+    Args:
+        folder (`Path`): where the data set is.
+
+    Returns:
+        `dict[str, tuple[Path, Path]]`: split → its folder of photos and its folder of masks, which may be the same
+        one; empty where the layout is none of these.
+
+    Raises:
+        ValueError: a split has several.
+    """
+    by_split: dict[str, tuple[Path, Path]] = {}
+    for name, photos, masks in _folders_of_splits(folder):
+        if name in by_split:
+            raise ValueError(
+                f"`dataset` must hold one folder of photos and one of masks per split, but {folder} has several for "
+                f"{name!r}: {by_split[name][1]} and {masks}; move one of them elsewhere."
+            )
+        by_split[name] = photos, masks
+    return by_split
+
+
+def pair_files(photo_folder: Path, mask_folder: Path) -> list[tuple[Path, Path]]:
+    """The photos and masks of two folders, which may be the same one.
+
+    Args:
+        photo_folder (`Path`): where the photos are, in whatever sub-folders.
+        mask_folder (`Path`): where the masks are, in the same sub-folders, with the photos' names or with one of
+            `MASK_ENDINGS` after them.
+
+    Returns:
+        `list[tuple[Path, Path]]`: paths of photo and mask, sorted by name.
+
+    Raises:
+        FileNotFoundError: a photo or a mask has no partner.
+        ValueError: two files have one name.
+    """
+    photos, masks = files_by_stem(photo_folder), files_by_stem(mask_folder)
+    if not photos.keys() & masks.keys() or photo_folder == mask_folder:
+        masks = _photos_masks(photos, masks) or masks
+    if photo_folder == mask_folder:
+        mask_files = set(masks.values())
+        photos = {stem: file for stem, file in photos.items() if file not in mask_files}
     alone = [files[stem] for files, others in ((photos, masks), (masks, photos)) for stem in files.keys() - others]
     if alone or not photos:
         raise FileNotFoundError(
@@ -165,23 +223,59 @@ def find_pairs(
     return [(photos[stem], masks[stem]) for stem in sorted(photos)]
 
 
+def _photos_masks(photos, masks):
+    """Path of a photo without its suffix → the mask of that name with an ending, for the first ending that occurs."""
+    for ending in MASK_ENDINGS:
+        named = {stem.removesuffix(ending): file for stem, file in masks.items() if stem.endswith(ending)}
+        if photos.keys() & named:
+            return named
+    return {}
+
+
 def _folders_of_splits(folder):
     """(split, folder of photos, folder of masks) in each of the usual layouts."""
-    for image_name, mask_name in itertools.product(IMAGE_NAMES, MASK_NAMES):
+    parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and not part.name.startswith(".")]
+    for image_name, mask_name in itertools.product(IMAGE_FOLDERS, MASK_FOLDERS):
         photos, masks = folder / image_name, folder / mask_name
-        if photos.is_dir() and masks.is_dir():
+        if _hold_images(photos, masks):
             splits = [part.name for part in sorted(photos.iterdir()) if part.is_dir() and (masks / part.name).is_dir()]
             yield from ((name, photos / name, masks / name) for name in splits)
             if not splits:
                 yield "train", photos, masks
-        for part in sorted(folder.iterdir()):
-            if (part / image_name).is_dir() and (part / mask_name).is_dir():
+        for part in parts:
+            if _hold_images(part / image_name, part / mask_name):
                 yield part.name, part / image_name, part / mask_name
+    splits = [part for part in parts if canonical_split(part.name) in SPLIT_SPELLINGS]
+    for part, ending in itertools.product(splits, MASK_FOLDER_ENDINGS):
+        if _hold_images(part, folder / f"{part.name}{ending}"):
+            yield part.name, part, folder / f"{part.name}{ending}"
+    for part in splits or [folder]:
+        stems = {file.stem for file in part.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
+        if any(stem + ending in stems for stem in stems for ending in MASK_ENDINGS):
+            yield "train" if part == folder else part.name, part, part
 
 
-def _files_by_stem(folder):
-    """Path below the folder without its suffix → image file."""
-    files = {}
+def _hold_images(*folders):
+    """Whether there is an image file below each of these folders."""
+    return all(
+        folder.is_dir() and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+        for folder in folders
+    )
+
+
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """The image files below a folder.
+
+    Args:
+        folder (`Path`): where they are, in whatever sub-folders.
+
+    Returns:
+        `dict[str, Path]`: path below the folder without its suffix → file; hidden files are left out.
+
+    Raises:
+        ValueError: two files have one name.
+    """
+    files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
             stem = str(file.relative_to(folder).with_suffix(""))

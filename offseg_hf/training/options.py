@@ -138,7 +138,7 @@ class DataArguments:
 
 @dataclass
 class RecipeArguments:
-    """The training recipe, by default the paper's but for its warm-up; the light part of `SegmentationTrainingArguments`.
+    """The training recipe, by default the paper's but for its warm-up; light part of `SegmentationTrainingArguments`.
 
     Args:
         learning_rate (`float`, *optional*, defaults to 6e-5): peak learning rate of the encoder.

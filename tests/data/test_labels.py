@@ -211,7 +211,6 @@ def masks(*ids):
         ((0, 1), 1, {}),
         ((0, 1, 255), 2, {}),
         ((0,), 2, {}),
-        ((0, 255), 5, {}),  # a photo of one class with some pixels unlabelled
         ((0, 1, 2, 3, 255), 3, {"reduce_labels": True}),
         ((0, 1, 254), 2, {"ignore_index": 254}),
         ((-1, 0, 1), 2, {"ignore_index": -1}),
@@ -230,27 +229,52 @@ def test_tensors_of_any_integer_type_pass_when_ids_can_be_right():
     ("ids", "num_labels", "arguments", "message"),
     [
         ((0, 1, -1), 3, {}, "must not hold negative ids, got -1, 0, 1; write 255"),
-        ((0, 255), 2, {}, "got only 0, 255; 255 means unlabelled here, .*divide the masks by 255"),
-        ((0, 255), 1, {}, "got only 0, 255; 255 means unlabelled here, .*divide the masks by 255"),
-        ((0, 255), 2, {"reduce_labels": True}, "got only 0, 255; .* leave labels unreduced"),
+        ((0, 255), 2, {}, "class ids up to 1, got only 0, 255, and 255 means unlabelled here; say what black and"),
+        ((0, 255), 1, {}, "class ids up to 1, got only 0, 255, and 255 means unlabelled here; say what black and"),
+        ((0, 255), 5, {}, "class ids up to 4, got only 0, 255, and 255 means unlabelled here; say what black and"),
+        ((0, 255), 3, {"reduce_labels": True}, "got only 0, 255, .* without --do_reduce_labels"),
         ((255,), 3, {}, "must have labelled pixels, got only 255, all of them ignored; check the mask column"),
-        ((0, 255), 3, {"reduce_labels": True}, "all of them ignored; pass no --do_reduce_labels if 0 is a class"),
-        ((1, 2, 3), 3, {}, "up to 2 for 3 classes, got 1, 2, 3; 0 never occurs, .*: pass --do_reduce_labels"),
-        (
-            (0, 1, 3, 255),
-            3,
-            {},
-            "pass --do_reduce_labels if 0 means unlabelled, or `num_labels` 4 if 0 is a class too",
-        ),
-        ((0, 7, 33), 19, {}, "up to 18 for 19 classes, got 0, 7, 33; set `num_labels` to the true .* or renumber"),
-        ((0, 5), 3, {"reduce_labels": True}, "up to 3, before label 0 is dropped, for 3 classes, got 0, 5; set"),
-        ((0, 128, 255), 2, {}, "up to 1 for 2 classes, got 0, 128, 255; set `num_labels`"),
-        (range(40), 19, {}, "got 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …; set `num_labels`"),
+        ((0,), 3, {"reduce_labels": True}, "all of them ignored; pass no --do_reduce_labels if 0 is a class"),
+        ((1, 2, 3), 3, {}, "up to 2 for 3 classes, got 1, 2, 3; 0 never occurs, .*: see in the masks which class"),
+        ((0, 1, 3, 255), 3, {}, "up to 2 for 3 classes, got 0, 1, 3, 255; see in the masks which class each id"),
+        ((0, 7, 33), 19, {}, "up to 18 for 19 classes, got 0, 7, 33; see in .* with `--label_table FILE`, as in"),
+        ((0, 5), 3, {"reduce_labels": True}, "up to 3, before label 0 is dropped, for 3 classes, got 0, 5; see"),
+        ((0, 128, 255), 2, {}, "up to 1 for 2 classes, got 0, 128, 255; see in the masks"),
+        (range(40), 19, {}, "got 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …; see in the masks"),
     ],
 )
 def test_error_names_the_remedy_when_ids_cannot_be_right(ids, num_labels, arguments, message):
     with pytest.raises(ValueError, match=f"^`masks` .*{message}"):
         audit_labels(masks(*ids), num_labels, **arguments)
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [0, 1, 3, 255], [0, 7, 33]])
+def test_no_hint_is_to_reduce_labels_when_their_order_is_not_known(ids):
+    with pytest.raises(ValueError, match=r"^(?!.*do_reduce_labels).*`masks` must hold ids up to 2"):
+        audit_labels(masks(*ids), 3)
+
+
+def test_error_says_that_masks_count_objects_when_each_has_all_numbers_up_to_its_own():
+    counted = [np.arange(31), np.arange(13), np.arange(1, 26)]
+    with pytest.raises(ValueError, match="the first ones hold all numbers up to 30, 12, 25, as masks of instances do"):
+        audit_labels(counted, 19)
+
+
+@pytest.mark.parametrize(
+    ("ids", "label_table", "expected"),
+    [
+        ([0, 255], {"0": "background", "255": "object"}, [0, 1]),  # the remedies that messages name
+        ([0, 255], {"0": "background", "1": "object", "255": None}, [0, 255]),
+        ([0, 1, 2], {"0": None, "1": "background", "2": "object"}, [255, 0, 1]),
+    ],
+)
+def test_label_table_is_the_remedy_when_ids_are_no_classes(tmp_path, ids, label_table, expected):
+    id2label = {0: "background", 1: "object"}
+    with pytest.raises(ValueError, match=r"`masks` must .*--label_table FILE"):
+        table_of(ids, 2)
+    (tmp_path / "table.json").write_text(json.dumps(label_table))
+    table = read_label_table(str(tmp_path / "table.json"), id2label)
+    assert list(table_of(ids, 2, label_table=table).values()) == expected
 
 
 def test_error_is_raised_when_there_is_no_mask():

