@@ -101,8 +101,8 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
     """What the colours in masks mean, from a label table whose keys are colours.
 
     Args:
-        path (`str`): a JSON file of colour, as `"#4682b4"` or `"70,130,180"` → name of a class, class id, or `null` for
-            what is not labelled.
+        path (`str`): a JSON file of colour, as `"#4682b4"` or `"70,130,180"` → name of a class, class id, or `null`
+            for what is not labelled.
         id2label (`dict[int, str]`): names of the classes.
 
     Returns:
@@ -111,7 +111,7 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a key is no colour, or a value no class.
+        ValueError: a key is no colour or twice there, or a value no class.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`label_table` must be a JSON file of colour → class, and {path} is not there.")
@@ -120,14 +120,14 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
         return None
     known: dict[int | str | None, str | None] = {None: None, IGNORE_INDEX: None}
     known |= dict(id2label) | {name: name for name in id2label.values()}
-    colours = {}
+    colours: dict[tuple[int, int, int], str | None] = {}
     for key, value in table.items():
         colour = _colour(key)
-        if colour is None or type(value) not in (int, str, type(None)) or value not in known:
+        is_class = type(value) in (int, str, type(None)) and value in known
+        if colour is None or colour in colours or not is_class:
             raise ValueError(
-                f"`label_table` must map colours to names of classes ({', '.join(list(id2label.values())[:10])}), class "
-                f'ids or null, as in {{"#4682b4": "{id2label[0]}", "0,0,142": null}}, got {key}: {value}; correct '
-                f"{path}."
+                f"`label_table` must map each colour to null or a class ({', '.join(list(id2label.values())[:10])}), by "
+                f'name or id, as in {{"#4682b4": "{id2label[0]}", "0,0,142": null}}, got {key}: {value}; correct {path}.'
             )
         colours[colour] = known[value]
     return colours

@@ -10,7 +10,7 @@ from offseg_hf.data.formats.mask_tables import (
     split_of,
 )
 from offseg_hf.data.formats.records import Labels
-from offseg_hf.data.layouts import find_folders, pair_files
+from offseg_hf.data.layouts import IMAGE_SUFFIXES, find_folders, pair_files
 
 OTHER_FOLDERS = ("gtFine", "*/semantic", "*/semantic_rgb")  # Cityscapes and KITTI have such a table too
 
@@ -56,8 +56,10 @@ def _listed(file):
     """(photo, mask or `None`, split) of each line of a list: two paths, in quotes where they have blanks."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     lines = [[quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', line)] for line in lines]
-    if not any(len(line) == 2 for line in lines):  # some other text
-        return
+    if not any(len(line) == 2 for line in lines) or not all(
+        line[0].lower().endswith(IMAGE_SUFFIXES) for line in lines
+    ):
+        return  # some other text
     for photo, *mask in lines:
         yield _below(file, photo), _below(file, mask[0]) if mask and mask[0] else None, split_of(file.stem)
 
