@@ -125,9 +125,10 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
         colour = _colour(key)
         is_class = type(value) in (int, str, type(None)) and value in known
         if colour is None or colour in colours or not is_class:
+            names = ", ".join(list(id2label.values())[:10])
             raise ValueError(
-                f"`label_table` must map each colour to null or a class ({', '.join(list(id2label.values())[:10])}), by "
-                f'name or id, as in {{"#4682b4": "{id2label[0]}", "0,0,142": null}}, got {key}: {value}; correct {path}.'
+                f"`label_table` must map each colour to null or a class ({names}), by name or id, as in "
+                f'{{"#4682b4": "{id2label[0]}", "0,0,142": null}}, got {key}: {value}; correct {path}.'
             )
         colours[colour] = known[value]
     return colours

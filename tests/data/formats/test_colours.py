@@ -89,12 +89,11 @@ def test_persons_own_table_names_the_colours(tmp_path):
 
 def test_black_class_is_told_since_it_may_be_what_nobody_labelled(tmp_path):
     write_masks(tmp_path, [[SKY, BLACK]])
-    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,70,130,180\nroad,0,0,0\n")
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,70,130,180\nroad,0,0,0\ncar,1,1,1\n")
     labels = colours.read(tmp_path)
     assert [note.split(",")[0] for note in labels.notes] == ["Black means road in these masks"]
-    assert label_maps(labels, ["sky"], background="rest", label_table={"road": None})["a.png"][1].tolist() == [
-        [0, 255]
-    ]
+    found = label_maps(labels, ["sky", "car"], label_table={"road": None})  # the remedy
+    assert found["a.png"][1].tolist() == [[0, 255]]
 
 
 def test_lossy_masks_are_refused(tmp_path):
