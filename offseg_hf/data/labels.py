@@ -4,6 +4,7 @@ A data set's table is decided once, by [`find_label_table`]; whoever reads masks
 """
 
 import json
+import re
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
@@ -133,6 +134,53 @@ def check_class_names(dataset: str | list[str], id2label: dict[int, str]) -> Non
         f"`labels` must be the classes that {dataset if isinstance(dataset, str) else dataset[0]} has in its "
         f"id2label.json ({', '.join(stored.values())}), in this order, got {', '.join(id2label.values())}; {remedy}."
     )
+
+
+def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, int, int], str | None] | None:
+    """What the colours in masks mean, from a label table whose keys are colours.
+
+    Args:
+        path (`str`): a JSON file of colour, as `"#4682b4"` or `"70,130,180"` → name of a class, class id, or `null`
+            for what is not labelled.
+        id2label (`dict[int, str]`): names of the classes.
+
+    Returns:
+        `dict[tuple[int, int, int], str | None]` or `None`: (red, green, blue) → name or `None`; `None` where the first
+        key of the file is no colour, so that the file is one for [`read_label_table`].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a key is no colour or twice there, or a value no class.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`label_table` must be a JSON file of colour → class, and {path} is not there.")
+    table = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(table, dict) or _colour(next(iter(table), "")) is None:
+        return None
+    known: dict[int | str | None, str | None] = {None: None, IGNORE_INDEX: None}
+    known |= dict(id2label) | {name: name for name in id2label.values()}
+    colours: dict[tuple[int, int, int], str | None] = {}
+    for key, value in table.items():
+        colour = _colour(key)
+        is_class = type(value) in (int, str, type(None)) and value in known
+        if colour is None or colour in colours or not is_class:
+            names = ", ".join(list(id2label.values())[:10])
+            raise ValueError(
+                f"`label_table` must map each colour to null or a class ({names}), by name or id, as in "
+                f'{{"#4682b4": "{id2label[0]}", "0,0,142": null}}, got {key}: {value}; correct {path}.'
+            )
+        colours[colour] = known[value]
+    return colours
+
+
+def _colour(text):
+    """(red, green, blue) of `#rrggbb` or `r,g,b`; `None` where a text is neither."""
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        red, green, blue = bytes.fromhex(text[1:])
+        return red, green, blue
+    parts = re.fullmatch(r"\s*(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})\s*", text)
+    colour = tuple(int(part) for part in parts.groups()) if parts else None
+    return colour if colour and max(colour) <= 255 else None
 
 
 class LabelTable:

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from offseg_hf.data import read_id2label
-from offseg_hf.data.labels import LabelTable, audit_labels, find_label_encoding, find_label_table, read_label_table
+from offseg_hf.data.labels import (
+    LabelTable,
+    audit_labels,
+    find_label_encoding,
+    find_label_table,
+    read_colour_table,
+    read_label_table,
+)
 from offseg_hf.data.presets import PRESETS
 from offseg_hf.models.image_processing_offseg import reduce_labels
 
@@ -78,6 +85,45 @@ def test_error_shows_what_is_wrong_when_a_label_table_is_something_else(tmp_path
 def test_label_table_gives_the_id_1_to_a_single_class(tmp_path):
     (tmp_path / "table.json").write_text('{"7": "road", "8": 0, "9": 1, "0": null}')
     assert read_label_table(str(tmp_path / "table.json"), {0: "road"}) == {7: 1, 8: 0, 9: 1, 0: 255}
+
+
+def test_label_table_may_have_colours(tmp_path):
+    (tmp_path / "table.json").write_text('{"#4682B4": "sky", "0,0,142": 1, "128 64 128": null, "#000000": 255}')
+    colours = read_colour_table(str(tmp_path / "table.json"), ID2LABEL)
+    assert colours == {(70, 130, 180): "sky", (0, 0, 142): "road", (128, 64, 128): None, (0, 0, 0): None}
+
+
+@pytest.mark.parametrize("content", ['{"7": "road"}', '{"street": "road"}', "{}", "[]"])
+def test_label_table_has_no_colours_when_its_keys_are_none(tmp_path, content):
+    (tmp_path / "table.json").write_text(content)
+    assert read_colour_table(str(tmp_path / "table.json"), ID2LABEL) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ('"7": "road"', "7: road"),
+        ('"#0000": "road"', "#0000: road"),
+        ('"0,0,256": "road"', "0,0,256: road"),
+        ('"0,0,1": "street"', "0,0,1: street"),
+        ('"0,0,1": true', "0,0,1: True"),
+        ('"0,0,1": [1]', r"0,0,1: \[1\]"),
+        ('"255,255,255": 0', "255,255,255: 0"),
+    ],
+)
+def test_error_shows_what_is_wrong_when_a_table_of_colours_has_something_else(tmp_path, entry, found):
+    (tmp_path / "table.json").write_text(f'{{"#ffffff": "sky", {entry}}}')
+    with pytest.raises(
+        ValueError, match=f"`label_table` must map each colour to null or a class .sky, road.*, got {found}; correct"
+    ):
+        read_colour_table(str(tmp_path / "table.json"), ID2LABEL)
+
+
+def test_error_names_the_file_when_a_table_of_colours_is_missing():
+    with pytest.raises(
+        FileNotFoundError, match=r"`label_table` must be a JSON file of colour → class, and nowhere.json"
+    ):
+        read_colour_table("nowhere.json", ID2LABEL)
 
 
 def test_error_names_the_file_when_a_label_table_is_missing():

@@ -1,14 +1,17 @@
-"""CamVid, as it is published and as Datumaro and CVAT write it: colours, and their names in `label_colors.txt`."""
+"""CamVid, as it is published and as Datumaro and CVAT write it: masks of colours, and a table of their names."""
 
 import re
 from pathlib import Path, PurePosixPath
 
-from offseg_hf.data.formats.mask_tables import labels_of_masks, read_label_colors, split_of
-from offseg_hf.data.formats.photos import PhotoFolder
+from offseg_hf.data.formats.mask_tables import (
+    datumaro_table,
+    labels_of_masks,
+    read_datumaro_table,
+    split_of,
+)
 from offseg_hf.data.formats.records import Labels
-from offseg_hf.data.layouts import find_folders, pair_files
+from offseg_hf.data.layouts import IMAGE_SUFFIXES, find_folders, pair_files
 
-TABLE = "label_colors.txt"
 OTHER_FOLDERS = ("gtFine", "*/semantic", "*/semantic_rgb")  # Cityscapes and KITTI have such a table too
 
 
@@ -21,7 +24,9 @@ def find(place: Path) -> bool:
     Returns:
         `bool`
     """
-    return (place / TABLE).is_file() and not any(next(place.glob(folder), None) for folder in OTHER_FOLDERS)
+    table = datumaro_table(place)
+    is_camvid = table.is_file() and (table.suffix == ".txt" or next(place.glob("*annot"), None) is not None)
+    return is_camvid and not any(next(place.glob(folder), None) for folder in OTHER_FOLDERS)
 
 
 def read(place: Path) -> Labels:
@@ -38,33 +43,32 @@ def read(place: Path) -> Labels:
         FileNotFoundError: a photo or a mask is not there.
         ValueError: the table cannot be right.
     """
-    lists = [file for file in sorted(place.glob("*.txt")) if file.name != TABLE]
-    masks = [entry for file in lists for entry in _listed(file)]
+    masks = [
+        entry for file in sorted(place.glob("*.txt")) if file.name != "label_colors.txt" for entry in _listed(file)
+    ]
     if not masks:
         folders = find_folders(place)
         masks = [(*pair, split_of(split)) for split, parts in folders.items() for pair in pair_files(*parts)]
-    return labels_of_masks(masks, read_label_colors(place / TABLE), place)
+    return labels_of_masks(masks, read_datumaro_table(datumaro_table(place)), place)
 
 
 def _listed(file):
     """(photo, mask or `None`, split) of each line of a list: two paths, in quotes where they have blanks."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    paths = [[quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', line)] for line in lines]
-    if not any(len(line) == 2 for line in paths):  # some other text
-        return
-    photos = PhotoFolder(file.parent, skip=tuple({PurePosixPath(line[1]).parent.name for line in paths if line[1:]}))
-    for line in paths:
-        mask = _below(file, line[1]) if line[1:] and line[1] else None
-        yield photos.find(line[0], file.name), mask, split_of(file.stem)
+    lines = [[quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', line)] for line in lines]
+    if not any(len(line) == 2 for line in lines) or not all(
+        line[0].lower().endswith(IMAGE_SUFFIXES) for line in lines
+    ):
+        return  # some other text
+    for photo, *mask in lines:
+        yield _below(file, photo), _below(file, mask[0]) if mask and mask[0] else None, split_of(file.stem)
 
 
 def _below(file, name):
-    """The file below the list's folder that a path of another computer ends in."""
+    """The file below the list's folder that a path, perhaps of another computer, ends in."""
     parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..")]
     paths = [file.parent.joinpath(*parts[start:]) for start in range(len(parts))]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
-        raise FileNotFoundError(
-            f"`{file}` names the mask {name}, and there is none; put it there, or correct the line."
-        )
+        raise FileNotFoundError(f"`{file}` names {name}, and there is none below {file.parent}; put it there.")
     return found

@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
-from offseg_hf.data.formats.mask_tables import PhotosByStem, labels_of_masks, read_label_colors, split_of
+from offseg_hf.data.formats.mask_tables import (
+    PhotosByStem,
+    datumaro_table,
+    labels_of_masks,
+    read_datumaro_table,
+    split_of,
+)
 from offseg_hf.data.formats.records import Labels
 
-TABLE, MASKS = "label_colors.txt", "gtFine"
+MASKS = "gtFine"
 ENDINGS = ("_gtFine_color", "_gtFine_labelIds")  # the first that occurs is read; ids are not those of Cityscapes
 
 
@@ -18,7 +24,7 @@ def find(place: Path) -> bool:
     Returns:
         `bool`
     """
-    return (place / TABLE).is_file() and (place / MASKS).is_dir()
+    return (place / MASKS).is_dir() and datumaro_table(place).is_file()
 
 
 def read(place: Path) -> Labels:
@@ -42,4 +48,4 @@ def read(place: Path) -> Labels:
         path = mask.relative_to(place / MASKS)
         name = path.with_name(path.stem.removesuffix(ending) + "_leftImg8bit").as_posix()
         masks.append((photos.find(name, str(mask)), mask, split_of(path.parts[0])))
-    return labels_of_masks(masks, read_label_colors(place / TABLE), place)
+    return labels_of_masks(masks, read_datumaro_table(datumaro_table(place)), place)

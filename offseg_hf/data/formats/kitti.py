@@ -3,10 +3,15 @@
 from pathlib import Path
 
 from offseg_hf.data.formats.classes import is_unlabelled
-from offseg_hf.data.formats.mask_tables import PhotosByStem, labels_of_masks, read_label_colors, split_of
+from offseg_hf.data.formats.mask_tables import (
+    PhotosByStem,
+    datumaro_table,
+    labels_of_masks,
+    read_datumaro_table,
+    split_of,
+)
 from offseg_hf.data.formats.records import Labels
 
-TABLE = "label_colors.txt"
 MASKS = ("semantic_rgb", "semantic")  # the first that is there is read
 
 
@@ -19,7 +24,7 @@ def find(place: Path) -> bool:
     Returns:
         `bool`
     """
-    return (place / TABLE).is_file() and any(next(place.glob(f"*/{name}"), None) for name in MASKS)
+    return datumaro_table(place).is_file() and any(next(place.glob(f"*/{name}"), None) for name in MASKS)
 
 
 def read(place: Path) -> Labels:
@@ -35,12 +40,11 @@ def read(place: Path) -> Labels:
         FileNotFoundError: a photo is not there.
         ValueError: the first class has the id, and the colour, of what is not labelled.
     """
-    table = read_label_colors(place / TABLE)
-    lines = (line.strip() for line in (place / TABLE).read_text(encoding="utf-8-sig").splitlines())
-    first = next(line.split(maxsplit=3)[-1] for line in lines if line and not line.startswith("#"))
-    if not is_unlabelled(Labels((first,), ()), first):
+    file = datumaro_table(place)
+    table = read_datumaro_table(file, background_first=False)
+    if not is_unlabelled(Labels(table.names, ()), table.by_id[0]):
         raise ValueError(
-            f"`{place / TABLE}` must begin with the background, but begins with {first}, and KITTI masks of Datumaro "
+            f"`{file}` must begin with the background, but begins with {table.by_id[0]}, and KITTI masks of Datumaro "
             "and CVAT have the first class where nothing is labelled too; export the work as COCO, CVAT or VOC."
         )
     masks = []

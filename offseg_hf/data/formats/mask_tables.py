@@ -132,14 +132,15 @@ def read_labelmap(file: Path) -> MaskTable:
     return make_table(entries, file)
 
 
-def read_label_colors(file: Path) -> MaskTable:
-    """The table of CamVid's `label_colors.txt`: lines of `red green blue name`, or of names alone.
+def read_label_colors(file: Path, background_first: bool = True) -> MaskTable:
+    """The table of `label_colors.txt`, CamVid's and others': lines of `red green blue name`, or of names alone.
 
     Args:
         file (`Path`): the file.
+        background_first (`bool`, *optional*, defaults to `True`): see [`make_table`].
 
     Returns:
-        [`MaskTable`]: black and 0 are the background, listed or not.
+        [`MaskTable`]
 
     Raises:
         ValueError: the table cannot be right, see [`make_table`].
@@ -148,7 +149,7 @@ def read_label_colors(file: Path) -> MaskTable:
     for line in _lines(file):
         found = re.fullmatch(r"(\d+)\s+(\d+)\s+(\d+)\s+(.+)", line)
         entries.append((found[4], _colour(found.groups()[:3], line, file)) if found else (line, None))
-    return make_table(entries, file, background_first=True)
+    return make_table(entries, file, background_first)
 
 
 def read_names(file: Path) -> MaskTable:
@@ -184,11 +185,12 @@ def read_class_dict(file: Path) -> MaskTable:
     return make_table([(row["name"], _colour([row[key] for key in "rgb"], str(row), file)) for row in rows], file)
 
 
-def read_dataset_meta(file: Path) -> MaskTable:
+def read_dataset_meta(file: Path, background_first: bool = False) -> MaskTable:
     """The table of Datumaro's `dataset_meta.json`: `label_map` of id → name, and `segmentation_colors` by id.
 
     Args:
         file (`Path`): the file; where it has no `label_map`, `labels` is the list of names.
+        background_first (`bool`, *optional*, defaults to `False`): see [`make_table`].
 
     Returns:
         [`MaskTable`]
@@ -198,11 +200,39 @@ def read_dataset_meta(file: Path) -> MaskTable:
     """
     meta = json.loads(file.read_text(encoding="utf-8"))
     names = meta.get("label_map") or dict(enumerate(meta.get("labels", [])))
-    names = dict(sorted((int(class_id), name) for class_id, name in names.items()))
-    colours = meta.get("segmentation_colors") or []
-    colours = {class_id: _colour(colours[class_id], str(meta), file) for class_id in names if class_id < len(colours)}
-    table = make_table([(name, colours.get(class_id)) for class_id, name in names.items()], file)
-    return replace(table, by_id={**names, IGNORE_INDEX: VOID, **names})
+    names = [name for _, name in sorted(names.items(), key=lambda entry: int(entry[0]))]
+    colours = meta.get("segmentation_colors") or [""] * len(names)
+    entries = [(name, _colour(colour or [""], str(meta), file)) for name, colour in zip(names, colours, strict=True)]
+    return make_table(entries, file, background_first)
+
+
+def datumaro_table(place: Path) -> Path:
+    """Where Datumaro writes the table of CamVid, Cityscapes and KITTI masks.
+
+    Args:
+        place (`Path`): the folder.
+
+    Returns:
+        `Path`: `dataset_meta.json` where it is there alone, else `label_colors.txt`, which may not be there.
+    """
+    file, meta = place / "label_colors.txt", place / "dataset_meta.json"
+    return meta if meta.is_file() and not file.is_file() else file
+
+
+def read_datumaro_table(file: Path, background_first: bool = True) -> MaskTable:
+    """What the file says that [`datumaro_table`] finds.
+
+    Args:
+        file (`Path`): the file.
+        background_first (`bool`, *optional*, defaults to `True`): see [`make_table`].
+
+    Returns:
+        [`MaskTable`]
+
+    Raises:
+        ValueError: the table cannot be right, see [`make_table`].
+    """
+    return (read_label_colors if file.suffix == ".txt" else read_dataset_meta)(file, background_first)
 
 
 def csv_rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
