@@ -142,7 +142,7 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
     Args:
         path (`str`): a JSON file of colour, as `"#4682b4"` or `"70,130,180"` → name of a class, class id, or `null`
             for what is not labelled.
-        id2label (`dict[int, str]`): names of the classes.
+        id2label (`dict[int, str]`): names of the classes; where it is empty, those that the file has.
 
     Returns:
         `dict[tuple[int, int, int], str | None]` or `None`: (red, green, blue) → name or `None`; `None` where the first
@@ -157,6 +157,7 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
     table = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(table, dict) or _colour(next(iter(table), "")) is None:
         return None
+    id2label = id2label or dict(enumerate(name for name in table.values() if isinstance(name, str)))
     known: dict[int | str | None, str | None] = {None: None, IGNORE_INDEX: None}
     known |= dict(id2label) | {name: name for name in id2label.values()}
     colours: dict[tuple[int, int, int], str | None] = {}
@@ -167,7 +168,7 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
             names = ", ".join(list(id2label.values())[:10])
             raise ValueError(
                 f"`label_table` must map each colour to null or a class ({names}), by name or id, as in "
-                f'{{"#4682b4": "{id2label[0]}", "0,0,142": null}}, got {key}: {value}; correct {path}.'
+                f'{{"#4682b4": "{id2label.get(0, "sky")}", "0,0,142": null}}, got {key}: {value}; correct {path}.'
             )
         colours[colour] = known[value]
     return colours

@@ -8,9 +8,11 @@ from typing import Any
 import datasets
 
 from offseg_hf.data.formats.classes import Classes, match_classes, read_name_table
+from offseg_hf.data.formats.colours import read_with_colours
 from offseg_hf.data.formats.drawing import DrawnMask
 from offseg_hf.data.formats.records import Labels
 from offseg_hf.data.formats.table import FORMATS
+from offseg_hf.data.labels import read_colour_table
 from offseg_hf.data.naming import canonical_split, choose_split
 
 FEATURES = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))
@@ -121,8 +123,8 @@ def open_labelled_dataset(
             what lies there.
         names (sequence of `str`, *optional*): names of the classes in the order of their ids; by default the tool's.
         background (`str`, *optional*): name of the class of pixels without a label; by default they are ignored.
-        label_table (`str` or `Path`, *optional*): JSON file of a name in the tool's files → the class that it means,
-            or `null` for what shall be ignored.
+        label_table (`str` or `Path`, *optional*): JSON file of a name in the tool's files, or of a colour of masks
+            (`"#4682b4"` or `"70,130,180"`) → the class that it means, or `null` for what shall be ignored.
 
     Returns:
         [`LabelledDataset`], or `None` where no tool's format lies there, so that masks of ids are read.
@@ -141,6 +143,10 @@ def open_labelled_dataset(
                 "none; correct the path."
             )
         return None
+    colours = None if label_table is None else read_colour_table(str(label_table), dict(enumerate(names or ())))
+    if colours is not None:
+        labels = read_with_colours(place, colours)
+        return LabelledDataset(place, "masks", labels, match_classes(labels, names, background))
     if format is None:
         format = next((name for name, known in FORMATS.items() if known.find(place)), None)
         if format is None:
