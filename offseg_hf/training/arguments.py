@@ -65,6 +65,18 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
             )
         self._set_batch_size()
 
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As `TrainingArguments`', but a share is rounded down: a training of one step has no warm-up.
+
+        Args:
+            num_training_steps (`int`): steps of the whole training.
+
+        Returns:
+            `int`: steps of the warm-up.
+        """
+        share = num_training_steps if self.warmup_steps < 1 else 1
+        return int(self.warmup_steps * share)
+
     def _set_batch_size(self):
         num_batches = self.world_size * max(1, self.n_gpu) * self.gradient_accumulation_steps
         if self.per_device_train_batch_size is None:
