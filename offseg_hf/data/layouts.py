@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offseg_hf.data.formats.refusals import refuse_masks
+from offseg_hf.data.formats.refusals import refuse_folder, refuse_masks
 from offseg_hf.data.naming import (
     IMAGE_NAMES,
     MASK_NAMES,
@@ -140,18 +140,26 @@ def find_pairs(
 
     Raises:
         FileNotFoundError: photos and masks do not pair up.
-        ValueError: the split or the folder's layout is not clear.
+        ValueError: the split or the folder's layout is not clear, or its masks cannot be ids of classes.
     """
     for layout in preset.layouts if preset else ():
         if roots := layout.find(folder):
             name = choose_split({name: name for name in roots}, split, folder)
             return layout.pairs(roots[name], name)
+    refuse_folder(folder)
     tables = {file.parent: file for file in (folder / "metadata.jsonl", *folder.glob("*/metadata.jsonl"))}
     tables = {parent: file for parent, file in tables.items() if file.exists()}
     if tables:
         table_by_split = {"train" if parent == folder else parent.name: file for parent, file in tables.items()}
-        return _pairs_of_metadata(choose_split(table_by_split, split, folder), image_column, mask_column)
+        pairs = _pairs_of_metadata(choose_split(table_by_split, split, folder), image_column, mask_column)
+    else:
+        pairs = pair_files(*choose_split(_folders_by_split(folder, preset), split, folder))
+    refuse_masks([mask for _, mask in pairs])
+    return pairs
 
+
+def _folders_by_split(folder, preset):
+    """Split → folder of photos and folder of masks, of which there must be some."""
     by_split = find_folders(folder)
     if not by_split and preset:
         raise ValueError(
@@ -164,9 +172,7 @@ def find_pairs(
             f"<split>/masks, of <split> and <split>_masks, of a.jpg beside a_mask.png, or with a metadata.jsonl, but "
             f"{folder} is none of these."
         )
-    pairs = pair_files(*choose_split(by_split, split, folder))
-    refuse_masks([mask for _, mask in pairs])
-    return pairs
+    return by_split
 
 
 def find_folders(folder: Path) -> dict[str, tuple[Path, Path]]:

@@ -1,16 +1,21 @@
 """Segmentation data sets from the Hub, Parquet shards, URLs or image files, streamed or not, not yet decoded."""
 
 import glob
+import io
+import json
 import re
 from pathlib import Path
 
 import datasets
+import numpy as np
 from datasets.data_files import resolve_pattern
+from PIL import Image
 
 from offseg_hf.data.formats.reading import LabelledDataset
 from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split, choose_columns, choose_split
 from offseg_hf.data.presets import PRESETS, find_preset
+from offseg_hf.models.image_processing_offseg import read_mask
 
 ROWS_PER_READ = 100  # of a Parquet file; by default as many as in its first row group, which fails where that is empty
 MAX_FILE_SHARDS = 64  # of a streamed folder of image files: enough to shuffle and to feed many workers
@@ -31,6 +36,7 @@ def load_segmentation_dataset(
         dataset (`str`, `list[str]` or [`~offseg_hf.data.formats.reading.LabelledDataset`]): where the data is, one of
 
             - a folder of Parquet shards (`train-*.parquet`, `validation-*.parquet`, or in a sub-folder per split);
+            - a folder that `save_to_disk` of `datasets` wrote;
             - Parquet files, or patterns such as `data/train-*.parquet`, `http://host/path/{split}-*.parquet`;
             - a folder of image files: `images/<split>/…` and `masks/<split>/…`, or `<split>/images/…` and
               `<split>/masks/…` (also named `annotations` or `labels`), paired by name, or with a `metadata.jsonl` of
@@ -49,7 +55,8 @@ def load_segmentation_dataset(
 
     Returns:
         `datasets.Dataset` or, streamed, `datasets.IterableDataset` (a shard per Parquet file), with the columns
-        `image` and `mask`, each `{"bytes": …, "path": …}`.
+        `image` and `mask`, each `{"bytes": …, "path": …}`; masks that are stored as nested lists or arrays of ids
+        become files, too.
 
     Raises:
         FileNotFoundError: the path does not exist, or photos and masks do not pair up.
@@ -67,6 +74,9 @@ def load_segmentation_dataset(
         )
     sources = [str(source) for source in (dataset if isinstance(dataset, (list, tuple)) else [dataset])]
     folder = Path(sources[0]).expanduser() if len(sources) == 1 else None
+    if folder and (saved := _saved_datasets(folder)):
+        data = _load_saved(choose_split(saved, split, folder), streaming)
+        return _as_image_and_mask(data, image_column, mask_column)
     if folder and folder.is_dir() and not _parquet_files_below(folder):
         pairs = find_pairs(folder, split, preset, image_column, mask_column)
         return _dataset_of_pairs(pairs, streaming)
@@ -189,6 +199,27 @@ def _split_in_name(parts, split):
     return None
 
 
+# Folders of `save_to_disk`
+
+
+def _saved_datasets(folder):
+    """Split → folder, of each data set that `save_to_disk` wrote there: one, or one in each of its folders."""
+    if not folder.is_dir():
+        return {}
+    saved = {}
+    for part in (folder, *sorted(folder.iterdir())):
+        state = part / "state.json"
+        if state.is_file() and (part / "dataset_info.json").is_file():
+            name = json.loads(state.read_text(encoding="utf-8")).get("_split") if part == folder else part.name
+            saved[name or "train"] = part
+    return saved
+
+
+def _load_saved(folder, streaming):
+    data = datasets.load_from_disk(str(folder)).with_format(None)
+    return data.to_iterable_dataset(num_shards=min(len(data), MAX_FILE_SHARDS)) if streaming else data
+
+
 # The Hub
 
 
@@ -240,12 +271,42 @@ def _as_image_and_mask(data, image_column, mask_column):
             "in the full ADE20K, whose masks are colours; write one map of class ids each, or take --dataset ade20k "
             "as it is by default."
         )
-    image_column, mask_column = choose_columns(candidates, list(features), image_column, mask_column)
+    arrays = [name for name, feature in features.items() if _holds_ids(feature)]
+    image_column, mask_column = choose_columns(candidates + arrays, list(features), image_column, mask_column)
     data = data.select_columns([image_column, mask_column])
-    for column in (image_column, mask_column):  # first of all, or else renaming decodes
+    for column in {image_column, mask_column}.difference(arrays):  # first of all, or else renaming decodes
         data = data.cast_column(column, datasets.Image(decode=False))
     renamed = {image_column: "image", mask_column: "mask"}
-    return data.rename_columns({old: new for old, new in renamed.items() if old != new})
+    data = data.rename_columns({old: new for old, new in renamed.items() if old != new})
+    if mask_column in arrays:
+        files = datasets.Features(image=datasets.Image(decode=False), mask=datasets.Image(decode=False))
+        data = data.map(_with_mask_file, with_indices=True, features=files)
+    return data
+
+
+def _with_mask_file(example, index):
+    """The mask of an example, nested lists of ids, as the content of a file that keeps them all."""
+    try:
+        ids = np.array(example["mask"])
+    except ValueError as error:  # of rows that differ in length
+        raise ValueError(
+            f"`mask` of example {index} must have rows of one length, but {error}; write one label map per photo."
+        ) from error
+    ids = read_mask(ids, name=f"mask of example {index}")
+    low, high = ids.min(), ids.max()
+    dtype = np.int32 if low < 0 or high > 65535 else np.uint16 if high > 255 else np.uint8
+    file = io.BytesIO()
+    Image.fromarray(ids.astype(dtype)).save(file, "TIFF" if dtype == np.int32 else "PNG")  # PNG has no 32 bits
+    return {"mask": {"bytes": file.getvalue(), "path": None}}
+
+
+def _holds_ids(feature):
+    """Whether a column has label maps as arrays or as lists of rows."""
+    if isinstance(feature, datasets.Array2D):
+        value = feature
+    else:
+        value = getattr(getattr(feature, "feature", None), "feature", None)
+    return re.fullmatch(r"u?int\d+|bool", str(getattr(value, "dtype", ""))) is not None
 
 
 def _holds_images(feature):

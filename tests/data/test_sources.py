@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from offseg_hf.data.sources import load_segmentation_dataset
+from offseg_hf.models.image_processing_offseg import read_mask
 
 
 @pytest.fixture(autouse=True)
@@ -330,6 +331,79 @@ def test_error_shows_the_layouts_when_a_folder_has_none(tmp_path):
     write_files(tmp_path, "1.jpg")
     with pytest.raises(ValueError, match=r"`dataset` must be a folder of Parquet files, of images/<split>"):
         load_segmentation_dataset(str(tmp_path), "train")
+
+
+# Folders of `save_to_disk`, and masks that are no files
+
+
+def saved(ids, features=None):
+    """A data set whose photos are filled with 1, 2, … and whose masks are arrays."""
+    photos = [{"bytes": png(number), "path": None} for number in range(1, len(ids) + 1)]
+    features = datasets.Features(image=datasets.Image(), label=features) if features else None
+    columns = {"image": photos, "label": ids}
+    return datasets.Dataset.from_dict(columns, features=features) if features else datasets.Dataset.from_dict(columns)
+
+
+def stored_ids(data):
+    return [read_mask(example["mask"]).tolist() for example in data]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("split", ["val", "validation"])
+def test_splits_are_read_when_a_dictionary_of_them_was_saved(tmp_path, split, streaming):
+    def part(*photos):
+        files = [{"bytes": png(value), "path": None} for value in photos]
+        features = datasets.Features(picture=datasets.Image(), seg_map=datasets.Image(), id=datasets.Value("int32"))
+        columns = {"picture": files, "seg_map": files, "id": list(photos)}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    datasets.DatasetDict(train=part(1, 2), validation=part(3).with_format("torch")).save_to_disk(tmp_path / "saved")
+    data = load_segmentation_dataset(str(tmp_path / "saved"), split, streaming=streaming)
+    assert values(data) == [3] and values(data, "mask") == [3]
+    assert values(load_segmentation_dataset(str(tmp_path / "saved"), "train", streaming=streaming)) == [1, 2]
+    with pytest.raises(
+        ValueError, match=r"`split` must be one of the splits of .*saved \(train, validation\), got 'test"
+    ):
+        load_segmentation_dataset(str(tmp_path / "saved"), "test")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "feature",
+    [
+        datasets.Array2D((2, 3), "uint8"),
+        datasets.Array2D((None, 3), "int64"),
+        datasets.List(datasets.List(datasets.Value("int16"))),
+    ],
+)
+def test_masks_are_files_when_arrays_were_saved(tmp_path, feature, streaming):
+    ids = [[[0, 1, 2], [3, 4, 255]], [[7, 7, 7], [8, 8, 8]]]
+    saved(ids, feature).save_to_disk(tmp_path / "saved")
+    data = load_segmentation_dataset(str(tmp_path / "saved"), "train", streaming=streaming)
+    assert values(data) == [1, 2] and stored_ids(data) == ids
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ids", [[[0, 1, 255]], [[0, 256, 65535]], [[-1, 0, 1]], [[0, 26001, 70000]]])
+def test_masks_are_files_when_a_parquet_file_has_lists(tmp_path, ids, streaming):
+    rows = {"image": [png(1), png(2)], "mask": [ids, [[5], [6]]]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    data = load_segmentation_dataset(str(tmp_path), "train", streaming=streaming)
+    assert values(data) == [1, 2] and stored_ids(data) == [ids, [[5], [6]]]
+
+
+def test_arrays_are_no_masks_when_they_have_no_integers(tmp_path):
+    saved([[[0.5, 1.0]]]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="`mask_column` must be given as --mask_column NAME"):
+        load_segmentation_dataset(str(tmp_path / "saved"), "train")
+
+
+def test_error_names_the_example_when_its_rows_differ_in_length(tmp_path):
+    saved([[[0, 1], [2, 3]], [[0, 1], [2]]]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(
+        ValueError, match=r"`mask` of example 1 must have rows of one length, but .*; write one label map"
+    ):
+        load_segmentation_dataset(str(tmp_path / "saved"), "train")
 
 
 # Presets

@@ -18,6 +18,30 @@ INSTANCE_FOLDERS = ("SegmentationObject", "SegmentationObjectPNG", "instance", "
 INSTANCE_ENDINGS = ("_instanceIds.png", "_instanceTrainIds.png")
 
 
+def refuse_folder(folder: Path) -> None:
+    """Looks for files that tell which tool wrote a folder, where its pictures are no masks of classes.
+
+    Args:
+        folder (`Path`): the folder.
+
+    Raises:
+        ValueError: labelme's exported pictures, Darwin's masks of instances, or VOC's without those of classes.
+    """
+    for names in (folder / "label_names.txt", *folder.glob("*/label_names.txt")):
+        if names.with_name("label.png").exists():
+            _refuse_name(names.with_name("label.png"))
+    if (folder / "instance_mask_annotations.csv").exists():
+        raise ValueError(
+            f"`dataset` must have one mask per photo with an id for each class, but {folder} has Darwin's masks of "
+            "instances; export semantic_mask_index or Darwin JSON."
+        )
+    if (folder / "SegmentationObject").is_dir() and not (folder / "SegmentationClass").is_dir():
+        raise ValueError(
+            f"`dataset` must have masks of classes, but {folder} has SegmentationObject alone, which numbers objects; "
+            "export SegmentationClass with it."
+        )
+
+
 def refuse_masks(masks: Sequence[Path]) -> None:
     """Looks at the first masks of a folder whose masks are to be ids of classes.
 

@@ -46,12 +46,13 @@ def test_published_colours_are_read_in_folders_that_pair(tmp_path, photos, masks
     assert label_maps(labels, ["Road", "Sky", "Animal"])["0001TP_006690.png"][1].tolist() == [[1, 0, 255]]
 
 
-def test_lists_may_name_files_of_another_computer(tmp_path):
+@pytest.mark.parametrize("root", ["/SegNet/CamVid/", "", "C:\\data\\", "./"])
+def test_lists_may_name_files_of_another_computer(tmp_path, root):
     (tmp_path / "label_colors.txt").write_text(OFFICIAL)
     for split in ("train", "val"):
         write(tmp_path / split / "a.png", np.zeros((1, 1, 3)))
         write(tmp_path / f"{split}annot" / "a.png", [[SKY]])
-        (tmp_path / f"{split}.txt").write_text(f"/SegNet/CamVid/{split}/a.png /SegNet/CamVid/{split}annot/a.png\n")
+        (tmp_path / f"{split}.txt").write_text(f"{root}{split}/a.png {root}{split}annot/a.png\n")
     (tmp_path / "notes.txt").write_text("two words\nand some more\n")
     photos = camvid.read(tmp_path).photos
     assert [(photo.photo.relative_to(tmp_path).as_posix(), photo.source, photo.split) for photo in photos] == [

@@ -118,6 +118,42 @@ def test_folder_of_lossy_masks_is_refused_when_it_is_opened(tmp_path):
         load_segmentation_dataset(str(tmp_path), "train")
 
 
+def test_labelmes_exported_folders_are_refused_by_name(tmp_path):
+    write(tmp_path / "a_json" / "img.png", ids(0))
+    write(tmp_path / "a_json" / "label.png", ids(0, 1))
+    (tmp_path / "a_json" / "label_names.txt").write_text("_background_\ncar\n")
+    with pytest.raises(
+        ValueError, match=r"a_json/label.png` must have the same ids in every photo, but labelme_export"
+    ):
+        load_segmentation_dataset(str(tmp_path), "train")
+
+
+def test_labelmes_exported_masks_are_refused_when_a_table_names_them(tmp_path):
+    write(tmp_path / "a_json" / "img.png", ids(0))
+    write(tmp_path / "a_json" / "label.png", ids(0, 1))
+    line = '{"file_name": "a_json/img.png", "mask_file_name": "a_json/label.png"}'
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(ValueError, match="but labelme_export_json numbers the classes of each photo anew"):
+        load_segmentation_dataset(str(tmp_path), "train")
+
+
+def test_darwins_masks_of_instances_are_refused_by_name(tmp_path):
+    write(tmp_path / "images" / "a.png", ids(0))
+    write(tmp_path / "masks" / "a_00000.png", ids(0, 255))
+    (tmp_path / "instance_mask_annotations.csv").write_text("image_id,mask_id,class_name\na,a_00000,car\n")
+    with pytest.raises(ValueError, match="has Darwin's masks of instances; export semantic_mask_index or Darwin JSON"):
+        load_segmentation_dataset(str(tmp_path), "train")
+
+
+def test_vocs_masks_of_objects_alone_are_refused(tmp_path):
+    write(tmp_path / "JPEGImages" / "a.jpg", ids(0))
+    write(tmp_path / "SegmentationObject" / "a.png", ids(0, 1))
+    with pytest.raises(
+        ValueError, match="has SegmentationObject alone, which numbers objects; export SegmentationClass"
+    ):
+        load_segmentation_dataset(str(tmp_path), "train")
+
+
 def test_masks_without_a_file_are_refused_when_they_are_audited():
     file = io.BytesIO()
     Image.fromarray(ids(0, 1)).save(file, "JPEG")
