@@ -30,7 +30,7 @@ def fill_corners(
         `np.ndarray`: boolean, of shape (height, width).
     """
     height, width = size
-    inside = np.zeros(size, bool)
+    inside: np.ndarray = np.zeros(size, bool)
     for outline in outlines:
         start = (COCO_GRID * np.asarray(outline, float) + 0.5).astype(np.int64)  # towards zero, as C casts
         end = np.roll(start, -1, axis=0)
@@ -74,7 +74,7 @@ def fill_opencv(outlines: Sequence[np.ndarray], size: tuple[int, int], corner: t
     Returns:
         `np.ndarray`: boolean, of shape (height, width).
     """
-    inside = np.zeros(size, bool)
+    inside: np.ndarray = np.zeros(size, bool)
     for outline in outlines:
         start = np.asarray(outline).astype(np.int64) - np.array(corner)
         end = np.roll(start, -1, axis=0)

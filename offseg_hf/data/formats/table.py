@@ -34,4 +34,6 @@ class LabelFormat:
 
 
 # Name, as `--format` takes it → the format. Where several recognise a place, the first of them counts.
-FORMATS: dict[str, LabelFormat] = {}
+FORMATS: dict[str, LabelFormat] = {
+    "coco": LabelFormat("COCO JSON", "coco"),
+}
