@@ -131,10 +131,10 @@ def _draw_polygon(canvas, shape, class_id):
     part = canvas[top : min(bottom, height), left : min(right, width)]
     if part.size == 0:
         return
-    fill, shift = FILLS[shape.fill], np.array([left, top])
-    inside = fill([outline - shift for outline in shape.outlines], part.shape)
+    fill, corner = FILLS[shape.fill], (int(left), int(top))  # it rounds the picture's coordinates, not the part's
+    inside = fill(shape.outlines, part.shape, corner)
     for hole in shape.holes:
-        inside &= ~fill([hole - shift], part.shape)
+        inside &= ~fill([hole], part.shape, corner)
     part[inside] = class_id
 
 

@@ -42,4 +42,5 @@ FORMATS: dict[str, LabelFormat] = {
     "roboflow-masks": LabelFormat("Roboflow semantic segmentation masks", "roboflow_masks"),
     "darwin-masks": LabelFormat("V7 Darwin semantic masks", "darwin_masks"),
     "masks": LabelFormat("masks with a table of names", "colours"),
+    "coco": LabelFormat("COCO JSON", "coco"),
 }

@@ -1,0 +1,212 @@
+"""What COCO's JSONs of objects and of segments have in common: files, classes, photos, splits."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from offseg_hf.data.formats.photos import PhotoFolder
+from offseg_hf.data.formats.records import LabelledPhoto
+from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split
+
+# What a JSON lists → what such files are called, beside captions and keypoints of the same photos.
+NAMES = {"objects": ("instances", "_annotations.coco"), "segments": ("panoptic",)}
+PEEK = 1 << 16  # bytes of its beginning and of its end that tell what a file is: COCO's own have hundreds of megabytes
+MAX_FILES = 12  # of a folder that are looked at, whatever their names: where there are more, it is one per photo
+
+
+def coco_files(place: Path, listed: str) -> list[Path]:
+    """The COCO JSONs of a place.
+
+    Args:
+        place (`Path`): a file, or a folder that has them in itself or in its sub-folders.
+        listed (`str`): what they list: `"objects"` or `"segments"`.
+
+    Returns:
+        `list[Path]`: sorted; empty where there are none.
+    """
+    files = [place]
+    if place.is_dir():
+        files = sorted(file for pattern in ("", "*/", "*/annotations/") for file in place.glob(f"{pattern}*.json"))
+        called = [file for file in files if file.name.startswith(NAMES[listed]) and _listed(file) == listed]
+        if called or len(files) > MAX_FILES:
+            return list(dict.fromkeys(called))
+    return [file for file in dict.fromkeys(files) if _listed(file) == listed]
+
+
+def _listed(file):
+    """What a file lists, by its beginning and end: "objects", "segments", or None where it is no COCO JSON."""
+    if file.suffix.lower() != ".json":
+        return None
+    with file.open("rb") as opened:
+        peeked = opened.read(PEEK)
+        opened.seek(max(len(peeked), file.stat().st_size - PEEK))
+        peeked += opened.read()
+    if b'"images"' not in peeked or b'"categories"' not in peeked:
+        return None
+    return "segments" if b'"segments_info"' in peeked else "objects"
+
+
+def read_document(file: Path) -> dict[str, Any]:
+    """A COCO JSON with its three lists.
+
+    Args:
+        file (`Path`): the file.
+
+    Returns:
+        `dict`: it has `images`, `categories` and `annotations`.
+
+    Raises:
+        ValueError: it is no JSON, or lacks what these must have.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"`{file}` must be JSON, but cannot be read ({error}); export it again.") from error
+    wanted = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("image_id",)}
+    for name, keys in wanted.items():
+        listed = document.get(name)
+        lacking = next((one for one in listed if not all(key in one for key in keys)), None) if listed else None
+        if listed is None or lacking is not None:
+            raise ValueError(
+                f"`{file}` must have a list `{name}`, each with {' and '.join(keys)}, got {str(lacking)[:100]}; "
+                "export objects with their outlines."
+            )
+    return document
+
+
+def category_names(file: Path, document: dict[str, Any]) -> dict[Any, str]:
+    """The classes of a COCO JSON.
+
+    Args:
+        file (`Path`): what errors call it.
+        document (`dict`): what it says.
+
+    Returns:
+        `dict`: category id, of whatever kind → name, in the file's order.
+
+    Raises:
+        ValueError: two categories have one name or one id.
+    """
+    names: dict[Any, str] = {}
+    for category in document["categories"]:
+        for other_id, other in names.items():
+            if category["name"] == other or category["id"] == other_id:
+                raise ValueError(
+                    f"`{file}` must have each category once, but has {other!r} with id {other_id} and "
+                    f"{category['name']!r} with id {category['id']}; rename or renumber one of them."
+                )
+        names[category["id"]] = category["name"]
+    return names
+
+
+def images_by_id(file: Path, document: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    """The photos of a COCO JSON.
+
+    Args:
+        file (`Path`): what errors call it.
+        document (`dict`): what it says.
+
+    Returns:
+        `dict`: image id → what the file says of it.
+
+    Raises:
+        ValueError: two have one id.
+    """
+    images: dict[Any, dict[str, Any]] = {}
+    for image in document["images"]:
+        other = images.setdefault(image["id"], image)
+        if other is not image:
+            raise ValueError(
+                f"`{file}` must have each image id once, but {other['file_name']} and {image['file_name']} both have "
+                f"{image['id']}; renumber one of them and its annotations."
+            )
+    return images
+
+
+def look_up(known: dict[Any, Any], annotation: dict[str, Any], key: str, file: Path) -> Any:
+    """What an id of an annotation refers to.
+
+    Args:
+        known (`dict`): photos or classes by id.
+        annotation (`dict`): an annotation, or a segment of one.
+        key (`str`): `"image_id"` or `"category_id"`.
+        file (`Path`): what errors call the file.
+
+    Returns:
+        `Any`: the value of `known`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if annotation.get(key) not in known:
+        raise ValueError(
+            f"`{file}` must list what its annotations are of, but `{key}` {annotation.get(key)!r} of annotation "
+            f"{annotation.get('id')} is not among its {'images' if key == 'image_id' else 'categories'}; add it, or "
+            "remove the annotation."
+        )
+    return known[annotation[key]]
+
+
+def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
+    """Height and width in pixels of a photo, if the file has them."""
+    return (image["height"], image["width"]) if image.get("height") and image.get("width") else None
+
+
+def photo_folder(place: Path) -> Path:
+    """The folder below which the photos of a place are: beside its `annotations`."""
+    folder = place if place.is_dir() else place.parent
+    return folder.parent if folder.name == "annotations" else folder
+
+
+def split_of(file: Path, folder: Path) -> str:
+    """The split of a file's photos by its name, or that of a folder on the way to it; `"train"` where none tells."""
+    for part in reversed(file.relative_to(folder).with_suffix("").parts):
+        for word in re.findall("[a-z]+", part.lower()):
+            if canonical_split(word) in SPLIT_SPELLINGS:
+                return canonical_split(word)
+    return "train"
+
+
+def find_photo(photos: PhotoFolder, name: str, file: Path) -> Path:
+    """The photo of a name in a COCO JSON; of several, that in the folder of the JSON's split.
+
+    Args:
+        photos ([`~offseg_hf.data.formats.photos.PhotoFolder`]): where photos are.
+        name (`str`): the photo's `file_name`.
+        file (`Path`): the JSON, below the same folder.
+
+    Returns:
+        `Path`
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or there are several.
+    """
+    folders = [file.stem.split("_")[-1], *file.relative_to(photos.folder).parts[-2::-1]]
+    for folder in folders:
+        if any((above / folder).is_dir() for above in (photos.folder, photos.folder / "images")):
+            return photos.find(f"{folder}/{name}", file.name)
+    return photos.find(name, file.name)
+
+
+def one_per_photo(labelled: list[LabelledPhoto]) -> tuple[LabelledPhoto, ...]:
+    """Labelled photos sorted by path.
+
+    Args:
+        labelled (`list[LabelledPhoto]`): them, in any order.
+
+    Returns:
+        `tuple[LabelledPhoto]`
+
+    Raises:
+        ValueError: two of them are of the same photo.
+    """
+    by_photo: dict[Path, LabelledPhoto] = {}
+    for one in labelled:
+        other = by_photo.setdefault(one.photo, one)
+        if other is not one:
+            raise ValueError(
+                f"`{one.source}` must be the only labels of {one.photo}, but `{other.source}` are too; remove one of "
+                "them, or pass the one file that counts as `--dataset`."
+            )
+    return tuple(by_photo[photo] for photo in sorted(by_photo))
