@@ -1,5 +1,7 @@
 """Pictures that look like masks and cannot be ones: what wrote them, and what to take in their place."""
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,18 +137,19 @@ def _refuse_name(mask):
 
 def _refuse_colours(colours):
     """Raises for masks that hold colours: file → what it has, red · 65,536 + green · 256 + blue."""
-    mask, every = next(iter(colours)), set.union(*colours.values())
-    shared = set.intersection(*colours.values())
-    if len(colours) > 1 and len(shared) < 2 and len(every) > 2 * len(colours):
+    mask = next(iter(colours))
+    counts = Counter(itertools.chain.from_iterable(colours.values()))
+    shown = [f"#{colour:06x}" for colour in sorted(counts)]
+    table = f'`--label_table FILE`, as in {{"{shown[-1]}": "sky", "#000000": null}}'
+    num_shared = sum(count > 1 for colour, count in counts.items() if colour)
+    if len(colours) > 1 and 10 * num_shared < len(counts):  # colours of classes come again in other photos
         raise ValueError(
             f"`{mask}` must hold one class id for each pixel, but every mask here has colours of its own, as panoptic "
-            "and instance masks do; export semantic masks."
+            f"and instance masks do; export semantic masks, or if these are, say what each colour means with {table}."
         )
-    shown = [f"#{colour:06x}" for colour in sorted(every)]
     raise ValueError(
         f"`{mask}` must hold one class id for each pixel, but holds colours ({', '.join(shown[:5])}"
-        f"{', …' * (len(shown) > 5)}); say what each means with `--label_table FILE`, as in "
-        f'{{"{shown[-1]}": "sky", "#000000": null}}.'
+        f"{', …' * (len(shown) > 5)}); say what each means with {table}."
     )
 
 

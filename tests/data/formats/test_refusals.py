@@ -106,6 +106,15 @@ def test_colours_are_refused_when_they_are_ids_of_segments(tmp_path):
         refuse_masks(masks)
 
 
+def test_colours_are_those_of_classes_when_they_come_again(tmp_path):
+    colours = [[(9 * number, 0, 1), (9 * number + 9, 0, 1)] for number in range(16)]  # none is in all masks
+    masks = [write(tmp_path / f"{number}.png", np.array([pair], np.uint8)) for number, pair in enumerate(colours)]
+    with pytest.raises(
+        ValueError, match=r"0.png` must .* but holds colours \(#000001, #090001, .*, …\); say what each"
+    ):
+        refuse_masks(masks)
+
+
 def test_damaged_masks_are_left_to_whoever_reads_them(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     refuse_masks([tmp_path / "a.png"])

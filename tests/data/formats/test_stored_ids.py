@@ -1,15 +1,32 @@
 """That ids come out of mask files as they were stored, in all kinds of TIFF and PNG that Pillow opens."""
 
+import datasets
 import numpy as np
 import pytest
+from mask_samples import SAMPLES, TRUTH
 from PIL import Image, TiffImagePlugin
 
 from offseg_hf.data.examples import PrepareExample
 from offseg_hf.data.formats.refusals import refuse_masks
-from offseg_hf.data.labels import LabelTable
+from offseg_hf.data.formats.table import FORMATS
+from offseg_hf.data.labels import LabelTable, audited_label_table
+from offseg_hf.data.sources import load_segmentation_dataset
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor, read_mask
 
 IDS = [[0, 300], [65535, 7]]
+
+
+def test_ids_in_mmsegmentations_folders_are_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    data = load_segmentation_dataset(str(SAMPLES / "mmseg_by_hand"), "train")
+    assert audited_label_table(data, str(SAMPLES / "mmseg_by_hand"), 3) is None
+    assert np.array_equal(read_mask(data[0]["mask"]), TRUTH)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_and_folders_of_ids_alone_have_no_table(name):
+    places = SAMPLES / "truth.png", SAMPLES / "mmseg_by_hand", SAMPLES / "nowhere"
+    assert not any(FORMATS[name].find(place) for place in places)
 
 
 @pytest.mark.parametrize(
