@@ -9,8 +9,9 @@ from offseg_hf.data.formats.records import Labels
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 # What tools call that which is not labelled, compared without case and without what is no letter.
-UNLABELLED = {"background", "bg", "void", "unlabeled", "unlabelled", "ignore", "unknown area", "no label"}
-UNLABELLED = {"".join(name.split()) for name in UNLABELLED}
+BACKGROUND = {"background", "bg", "unlabeled", "unlabelled", "nolabel"}
+IGNORED = {"void", "ignore", "unknownarea"}  # these stay ignored where the background is a class
+UNLABELLED = BACKGROUND | IGNORED
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def match_classes(
     ids = {name: class_id for class_id, name in enumerate(classes)}
     class_ids = {name: IGNORE_INDEX if mean is None else ids[mean] for name, mean in meaning.items()}
     unlabelled_id = IGNORE_INDEX if background is None else ids[background]
-    for name in labels.names:  # the tool's own "not labelled" is the background too
-        if background is not None and name not in label_table and name not in ids and is_unlabelled(labels, name):
+    for name in labels.names:  # the tool's own background is the one that was named, whatever it is called
+        is_background = name == labels.unlabelled or _letters(name) in BACKGROUND
+        if background is not None and name not in label_table and name not in ids and is_background:
             class_ids[name] = unlabelled_id
     return Classes(dict(enumerate(classes)), class_ids, unlabelled_id)
 
@@ -111,7 +113,11 @@ def read_name_table(path: str | Path) -> dict[str, str | None]:
 
 def is_unlabelled(labels: Labels, name: str) -> bool:
     """Whether a name of the tool means "not labelled"."""
-    return name == labels.unlabelled or "".join(letter for letter in name.lower() if letter.isalpha()) in UNLABELLED
+    return name == labels.unlabelled or _letters(name) in UNLABELLED
+
+
+def _letters(name):
+    return "".join(letter for letter in name.lower() if letter.isalpha())
 
 
 def _check_agreement(labels, classes, meaning, background, is_given):

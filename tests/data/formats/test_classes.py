@@ -50,6 +50,12 @@ def test_background_of_the_tool_keeps_its_place_or_takes_the_one_given():
     assert renamed.class_ids == {"background": 2, "sky": 0, "road": 1}
 
 
+def test_border_and_void_stay_ignored_where_the_background_is_a_class():
+    labels = Labels(names=("background", "sky", "road", "void", "__ignore__"), photos=())
+    class_ids = match_classes(labels, background="other").class_ids
+    assert class_ids == {"background": 2, "sky": 0, "road": 1, "void": 255, "__ignore__": 255}
+
+
 def test_background_takes_its_place_among_the_given_names():
     classes = match_classes(TOOL, ["other", "sky", "road", "car"], background="other")
     assert (classes.unlabelled_id, classes.class_ids["sky"]) == (0, 1)
