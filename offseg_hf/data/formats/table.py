@@ -34,4 +34,8 @@ class LabelFormat:
 
 
 # Name, as `--format` takes it → the format. Where several recognise a place, the first of them counts.
-FORMATS: dict[str, LabelFormat] = {}
+FORMATS: dict[str, LabelFormat] = {
+    "labelme": LabelFormat("labelme JSON", "labelme"),
+    "cvat": LabelFormat("CVAT for images 1.1", "cvat"),
+    "label-studio": LabelFormat("Label Studio JSON", "label_studio"),
+}
