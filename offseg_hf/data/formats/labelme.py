@@ -32,8 +32,8 @@ NUM_POINTS: dict[str | None, Container[int]] = {
 }
 # Writes the photo of each JSON file in the folder where it runs.
 EXTRACT = (
-    'python -c "import base64, glob, json; from pathlib import Path; '
-    "[Path(d['imagePath']).write_bytes(base64.b64decode(d['imageData'])) "
+    'python -c "import base64, glob, json; from pathlib import Path, PureWindowsPath as Name; '
+    "[Path(Name(d['imagePath']).name).write_bytes(base64.b64decode(d['imageData'])) "
     "for d in map(json.load, map(open, glob.glob('*.json'))) if d.get('imageData')]\""
 )
 

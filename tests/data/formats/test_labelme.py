@@ -236,7 +236,7 @@ def test_error_when_the_photo_is_missing(tmp_path):
 
 def test_photo_inside_a_file_is_written_by_the_command_that_the_error_has(tmp_path):
     photo = (SAMPLE / "a.jpg").read_bytes()
-    write(tmp_path / "a.json", [square(0, 0)], imageData=base64.b64encode(photo).decode())
+    write(tmp_path / "a.json", [square(0, 0)], photo="..\\a.jpg", imageData=base64.b64encode(photo).decode())
     with pytest.raises(
         FileNotFoundError, match=r"must have its photo a\.jpg beside it, and has it only inside"
     ) as info:
