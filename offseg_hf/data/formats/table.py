@@ -43,4 +43,7 @@ FORMATS: dict[str, LabelFormat] = {
     "darwin-masks": LabelFormat("V7 Darwin semantic masks", "darwin_masks"),
     "masks": LabelFormat("masks with a table of names", "colours"),
     "coco": LabelFormat("COCO JSON", "coco"),
+    "labelme": LabelFormat("labelme JSON", "labelme"),
+    "cvat": LabelFormat("CVAT for images 1.1", "cvat"),
+    "label-studio": LabelFormat("Label Studio JSON", "label_studio"),
 }
