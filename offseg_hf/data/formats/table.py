@@ -36,4 +36,7 @@ class LabelFormat:
 # Name, as `--format` takes it → the format. Where several recognise a place, the first of them counts.
 FORMATS: dict[str, LabelFormat] = {
     "coco": LabelFormat("COCO JSON", "coco"),
+    "darwin": LabelFormat("Darwin JSON", "darwin"),
+    "supervisely": LabelFormat("Supervisely project", "supervisely"),
+    "yolo": LabelFormat("YOLO segmentation labels", "yolo"),
 }
