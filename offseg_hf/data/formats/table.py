@@ -36,6 +36,7 @@ class LabelFormat:
 # Name, as `--format` takes it → the format. Where several recognise a place, the first of them counts.
 FORMATS: dict[str, LabelFormat] = {
     "coco": LabelFormat("COCO JSON", "coco"),
+    "coco_panoptic": LabelFormat("COCO panoptic JSON", "coco_panoptic"),
     "darwin": LabelFormat("Darwin JSON", "darwin"),
     "supervisely": LabelFormat("Supervisely project", "supervisely"),
     "yolo": LabelFormat("YOLO segmentation labels", "yolo"),
