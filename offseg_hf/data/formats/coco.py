@@ -102,8 +102,7 @@ def _shapes(annotation, name, image, fill, file):
     if outlines:
         return [Polygon(name, tuple(outlines), fill=fill)]
     if box and min(box[2:]) == 0:  # supervision: a row of pixels has no outline, and its box ends at its last pixel
-        left, top, width, height = (round(number) for number in box)
-        return [Bitmap(name, (height + 1, width + 1), _all_inside, left, top)]
+        return [Polygon(name, (np.rint([box[:2], np.add(box[:2], box[2:])]),), fill="opencv")]
     if segmentation:
         return []
     raise ValueError(
@@ -128,10 +127,6 @@ def _pixels(segmentation, name, image, subject):
         )
     image["height"], image["width"] = size  # where the photo's entry has none, all its masks must have this
     return [Bitmap(name, (counts, size), decode_run_lengths)]
-
-
-def _all_inside(size):
-    return np.ones(size, bool)
 
 
 def _has_pixel_centres(annotations):

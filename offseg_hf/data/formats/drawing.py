@@ -124,7 +124,7 @@ class DrawnMask:
 
 def _draw_polygon(canvas, shape, class_id):
     """Fills the part of the picture that the polygon may touch."""
-    points = np.concatenate(shape.outlines)
+    points = np.concatenate([*shape.outlines, *shape.holes])
     height, width = canvas.shape
     left, top = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0).tolist()
     right, bottom = np.ceil(points.max(0)).astype(int) + 2
