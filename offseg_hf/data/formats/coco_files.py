@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from offseg_hf.data.formats.photos import PhotoFolder
+from offseg_hf.data.formats.photos import PhotoFolder, photo_path
 from offseg_hf.data.formats.records import LabelledPhoto
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split
 
@@ -185,7 +185,7 @@ def find_photo(photos: PhotoFolder, name: str, file: Path) -> Path:
     folders = [file.stem.split("_")[-1], *file.relative_to(photos.folder).parts[-2::-1]]
     for folder in folders:
         if any((above / folder).is_dir() for above in (photos.folder, photos.folder / "images")):
-            return photos.find(f"{folder}/{name}", file.name)
+            return photos.find(f"{folder}/{photo_path(name)}", file.name)
     return photos.find(name, file.name)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from offseg_hf.data.formats.drawing import upright_size
-from offseg_hf.data.formats.photos import PhotoFolder
+from offseg_hf.data.formats.photos import PhotoFolder, photo_path
 from offseg_hf.data.formats.records import LabelledPhoto, Labels, Polygon
 from offseg_hf.data.layouts import IMAGE_SUFFIXES
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split
@@ -37,7 +37,7 @@ def read(place: Path) -> Labels:
         [`~offseg_hf.data.formats.records.Labels`]: photos with a text file, be it empty.
 
     Raises:
-        FileNotFoundError: no photo has labels.
+        FileNotFoundError: no photo has labels, or labels have no photo.
         ValueError: there are boxes instead of outlines, or a line or the YAML file cannot be understood.
     """
     source = _class_file(place)
@@ -45,10 +45,15 @@ def read(place: Path) -> Labels:
     document = _read_yaml(source) if source.suffix != ".txt" else {}
     names = _class_names(source, document)
     labelled: dict[Path, LabelledPhoto] = {}
+    used: set[Path] = set()
+    # Label Studio calls a file after the photo's address where it does not copy photos.
+    addresses = {photo_path(file.name).stem: file for file in source.parent.rglob("*[?]*.txt")}
     for photo, split in _photos(source, document):
         file = _label_file(photo)
+        file = file if file.is_file() else addresses.get(photo.stem, file)
         if not file.is_file():
             continue
+        used.add(file)
         if photo in labelled and labelled[photo].split != split:
             raise ValueError(
                 f"`{source}` must have each photo in one split, but {photo} is in {labelled[photo].split} and "
@@ -68,7 +73,19 @@ def read(place: Path) -> Labels:
             f"`{source.parent}` must have photos with labels, `labels/a.txt` for `images/a.jpg`, and none has any; "
             "put them there."
         )
+    _check_photos(used, source.parent)
     return Labels(tuple(names), tuple(labelled[photo] for photo in sorted(labelled)))
+
+
+def _check_photos(used, folder):
+    """Raises where labels beside those that were read have no photo at all."""
+    stems = {photo.stem for photo in _pictures(folder)} | {file.stem for file in used}
+    for file in sorted(one for parent in {file.parent for file in used} for one in parent.glob("*.txt")):
+        if "labels" in file.parts and photo_path(file.name).stem not in stems:
+            raise FileNotFoundError(
+                f"`{file}` must have a photo of its name, and there is none below {folder}; put it there, or remove "
+                "the labels."
+            )
 
 
 def _class_file(place):

@@ -181,6 +181,14 @@ def test_photos_of_one_name_are_those_of_the_split(tmp_path):
     ]
 
 
+def test_names_of_photos_may_be_addresses(tmp_path):
+    add_photo(tmp_path / "images" / "train" / "my photo.png")
+    for name in ("https://host/x/my%20photo.png?token=1", "/data/local-files/?d=photos%2Fmy photo.png"):
+        file = write(tmp_path / "annotations" / "instances_train.json", [], images=[])
+        change(file, lambda document, name=name: document["images"].append({"id": 1, "file_name": name}))
+        assert coco.read(tmp_path).photos[0].photo.name == "my photo.png"
+
+
 def test_photos_without_objects_and_paths_of_windows(tmp_path):
     write(tmp_path / "a.json", [], images=[(1, "day\\a.png"), ("2", "night\\a.png")])
     labels = coco.read(tmp_path)

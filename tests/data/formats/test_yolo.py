@@ -170,3 +170,20 @@ def test_error_when_no_photo_has_labels(tmp_path):
         FileNotFoundError, match=r"must have photos with labels, `labels/a\.txt` for `images/a\.jpg`, and"
     ):
         yolo.read(write(tmp_path, label="texts/a.txt"))
+
+
+def test_labels_of_label_studio_are_called_after_the_address(tmp_path):
+    write(tmp_path, label="labels/?d=photos%2Fa.txt")
+    (photo,) = yolo.read(tmp_path).photos
+    assert photo.photo.name == "a.png" and len(photo.shapes) == 1
+
+
+def test_error_when_labels_have_no_photo(tmp_path):
+    write(tmp_path)
+    (tmp_path / "labels" / "b.txt").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"labels/b\.txt` must have a photo of its name, and there is none below"
+    ):
+        yolo.read(tmp_path)
+    add_photo(tmp_path / "images" / "b.png")
+    assert len(yolo.read(tmp_path).photos) == 2
