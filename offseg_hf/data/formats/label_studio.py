@@ -17,6 +17,11 @@ from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygo
 from offseg_hf.data.layouts import IMAGE_SUFFIXES
 from offseg_hf.data.naming import IMAGE_NAMES
 
+# What is found in a file of tasks, whichever comes first: the runs of a brush may be longer than what is looked at.
+MARKS = (
+    r'"(annotations|completions|predictions|result|label)"\s*:\s*\[|"(polygon|brush|rectangle|ellipse)labels"\s*:\s*\[',
+    r'"(was_cancelled|to_name|brushlabels)"\s*:|"format"\s*:\s*"rle"|labels"\s*:\s*\["|"data"\s*:\s*\{',
+)
 NUM_CHANNELS = 4  # of a brush's picture: red, green, blue and what is drawn
 UPLOAD = re.compile(r"(/upload/\d+/)[0-9a-f]{8}-(?=[^/]+$)")  # what Label Studio sets before the names of files
 
@@ -30,11 +35,7 @@ def find(place: Path) -> bool:
     Returns:
         `bool`
     """
-    return any(
-        re.search(r'"annotations"|"completions"|"result"|"annotator"', text)
-        and re.search(r'"was_cancelled"|"to_name"|"original_width"|"data"\s*:\s*\{', text)
-        for text in read_beginnings(place, ".json")
-    )
+    return any(all(re.search(mark, text) for mark in MARKS) for text in read_beginnings(place, ".json"))
 
 
 def read(place: Path) -> Labels:

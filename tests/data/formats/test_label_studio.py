@@ -339,3 +339,12 @@ def test_error_when_the_photo_is_missing(tmp_path):
         label_studio.read(file)
     shutil.copy(tmp_path / "a.jpg", tmp_path / "b.jpg")
     assert label_studio.read(file).photos[0].photo.name == "b.jpg"
+
+
+def test_find_knows_a_file_that_begins_with_a_long_brush(tmp_path):
+    value = {"format": "rle", "rle": [0] * 50_000, "brushlabels": ["car"]}
+    raw = [{"id": 1, "annotations": [{"id": 1, "result": [{"value": value}]}], "data": {"image": "a.jpg"}}]
+    json_min = [{"image": "a.jpg", "id": 1, "label": [value], "annotator": 1, "annotation_id": 1}]
+    for content in (raw, json_min):
+        (tmp_path / "export.json").write_text(json.dumps(content))
+        assert label_studio.find(tmp_path)
