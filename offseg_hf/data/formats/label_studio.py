@@ -60,14 +60,16 @@ def read(place: Path) -> Labels:
     noted: Counter[str] = Counter()
     for source, task in _tasks(place, folder):
         annotations = _submitted(task)
-        noted["tasks were left out, since no annotation was submitted"] += not annotations
-        noted["tasks have several annotations: the ground truth was taken, else the newest"] += len(annotations) > 1
+        noted["tasks left out, since no annotation was submitted"] += not annotations
+        noted["tasks with several annotations, of which the ground truth was taken, else the newest"] += (
+            len(annotations) > 1
+        )
         if annotations:
             results = annotations[0].get("result") or []
-            noted["keypoints were left out, since they hold no pixels"] += sum(map(_is_keypoint, results))
+            noted["keypoints left out, since they hold no pixels"] += sum(map(_is_keypoint, results))
             labelled.append(_labelled_photo(source, task["data"], _regions(results, source), photos))
     names = tuple(sorted({shape.label for one in labelled for shape in one.shapes}))
-    notes = tuple(f"{count} {what}." for what, count in noted.items() if count)
+    notes = tuple(f"{what}: {count}" for what, count in noted.items() if count)
     return Labels(names, ordered(labelled), is_complete=False, notes=notes)
 
 

@@ -126,8 +126,8 @@ def test_what_holds_no_pixels_is_left_out_with_a_note(tmp_path):
     )
     assert labels.photos[0].shapes == () and labels.names == ("road", "car")
     assert labels.notes == (
-        "2 points were left out, since they hold no pixels.",
-        "1 polyline were left out, since they hold no pixels.",
+        "points left out, since they hold no pixels: 2",
+        "polyline left out, since they hold no pixels: 1",
     )
 
 

@@ -170,7 +170,7 @@ def test_keypoints_are_left_out_with_a_note(tmp_path):
     value = {"x": 1, "y": 2, "width": 0.5, "keypointlabels": ["hand"]}
     labels = label_studio.read(write(tmp_path, task(region("keypointlabels", value), polygon("car", 0, 0, 9, 9))))
     assert labels.names == ("car",) and len(labels.photos[0].shapes) == 1
-    assert labels.notes == ("1 keypoints were left out, since they hold no pixels.",)
+    assert labels.notes == ("keypoints left out, since they hold no pixels: 1",)
 
 
 def annotated(*annotations):
@@ -189,7 +189,7 @@ def test_newest_submitted_annotation_counts(tmp_path):
     ]
     labels = label_studio.read(write(tmp_path, annotated(*annotations)))
     assert labels.names == ("road",)
-    assert labels.notes == ("1 tasks have several annotations: the ground truth was taken, else the newest.",)
+    assert labels.notes == ("tasks with several annotations, of which the ground truth was taken, else the newest: 1",)
 
 
 def test_ground_truth_counts_more_than_the_newest(tmp_path):
@@ -213,7 +213,7 @@ def test_tasks_without_a_submitted_annotation_are_left_out_and_empty_ones_kept(t
     ]
     labels = label_studio.read(write(tmp_path, *tasks))
     assert [one.photo.name for one in labels.photos] == ["a.jpg"] and labels.photos[0].shapes == ()
-    assert labels.notes == ("2 tasks were left out, since no annotation was submitted.",)
+    assert labels.notes == ("tasks left out, since no annotation was submitted: 2",)
 
 
 @pytest.mark.parametrize(
