@@ -119,14 +119,8 @@ def _regions(results, source):
         if isinstance(result.get("value"), dict) and not _is_keypoint(result):
             by_id.setdefault(result.get("id", number), []).append(result)
     for group in by_id.values():
-        labels = [
-            label
-            for result in group
-            for key, value in result["value"].items()
-            if key.endswith("labels")
-            for label in value
-        ]
-        labels = list(dict.fromkeys(labels))
+        values = [item for result in group for item in result["value"].items()]
+        labels = list(dict.fromkeys(label for key, value in values if key.endswith("labels") for label in value))
         if not labels and _kind(group[0]["value"]) is None:
             continue  # an answer about the whole picture
         if len(labels) != 1:
@@ -168,11 +162,11 @@ def _kind(value):
 
 
 def _shape(result, label, size) -> Shape:
-    """A region of percents, of a picture of a size."""
+    """A region in percent of a picture of a size."""
+    # Of the picture as it is without `image_rotation`, by which a person had it turned: `serialize` of the regions in
+    # https://github.com/HumanSignal/label-studio turns them back, and label-studio-sdk takes no notice of it.
     value, kind = result["value"], _kind(result["value"])
     height, width = size
-    if result.get("image_rotation"):
-        raise ValueError("the picture was turned; turn it back")
     scale = np.array([width, height]) / 100
     if kind == "rle":
         return Bitmap(label, (bytes(value["rle"]), height, width), _decode)

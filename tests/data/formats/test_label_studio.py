@@ -136,6 +136,11 @@ def test_rectangle_is_turned_clockwise_round_its_top_left_corner(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_region_drawn_on_a_turned_picture_is_one_of_the_picture_as_it_is_stored(tmp_path):
+    found = drawn(label_studio.read(write(tmp_path, task(polygon("car", 2, 3, 9, 8, image_rotation=90)))))
+    assert (found == 2).sum() == 35 and (found[3:8, 2:9] == 2).all()
+
+
 def test_ellipse_is_turned_round_its_centre(tmp_path):
     value = {"x": 50.0, "y": 50.0, "radiusX": 20.0, "radiusY": 10.0, "rotation": 30, "ellipselabels": ["car"]}
     found = drawn(label_studio.read(write(tmp_path, task(region("ellipselabels", value)))))
@@ -299,7 +304,6 @@ def test_error_when_a_file_is_damaged(tmp_path):
 @pytest.mark.parametrize(
     "result, found",
     [
-        (polygon("car", 0, 0, 9, 9, image_rotation=90, id="r"), "car, cannot .*the picture was turned; turn it back"),
         (
             region("vectorlabels", {"vertices": [], "vectorlabels": ["car"]}, id="r"),
             "vectorlabels is no polygon, brush",
