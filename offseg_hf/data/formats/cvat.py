@@ -64,7 +64,7 @@ def read(place: Path) -> Labels:
             left_out.update(shape.tag for shape in image if shape.tag in AREALESS and shape.tag != "tag")
     names = dict.fromkeys(listed)
     others = sorted({shape.label for one in labelled for shape in one.shapes} - names.keys())
-    notes = [f"{count} {kind} were left out, since they hold no pixels." for kind, count in left_out.items()]
+    notes = [f"{kind} left out, since they hold no pixels: {count}" for kind, count in left_out.items()]
     return Labels((*names, *others), ordered(labelled), is_complete=not others, notes=tuple(notes))
 
 

@@ -17,6 +17,11 @@ from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygo
 from offseg_hf.data.layouts import IMAGE_SUFFIXES
 from offseg_hf.data.naming import IMAGE_NAMES
 
+# What is found in a file of tasks, whichever comes first: the runs of a brush may be longer than what is looked at.
+MARKS = (
+    r'"(annotations|completions|predictions|result|label)"\s*:\s*\[|"(polygon|brush|rectangle|ellipse)labels"\s*:\s*\[',
+    r'"(was_cancelled|to_name|brushlabels)"\s*:|"format"\s*:\s*"rle"|labels"\s*:\s*\["|"data"\s*:\s*\{',
+)
 NUM_CHANNELS = 4  # of a brush's picture: red, green, blue and what is drawn
 UPLOAD = re.compile(r"(/upload/\d+/)[0-9a-f]{8}-(?=[^/]+$)")  # what Label Studio sets before the names of files
 
@@ -30,11 +35,7 @@ def find(place: Path) -> bool:
     Returns:
         `bool`
     """
-    return any(
-        re.search(r'"annotations"|"completions"|"result"|"annotator"', text)
-        and re.search(r'"was_cancelled"|"to_name"|"original_width"|"data"\s*:\s*\{', text)
-        for text in read_beginnings(place, ".json")
-    )
+    return any(all(re.search(mark, text) for mark in MARKS) for text in read_beginnings(place, ".json"))
 
 
 def read(place: Path) -> Labels:
@@ -59,14 +60,16 @@ def read(place: Path) -> Labels:
     noted: Counter[str] = Counter()
     for source, task in _tasks(place, folder):
         annotations = _submitted(task)
-        noted["tasks were left out, since no annotation was submitted"] += not annotations
-        noted["tasks have several annotations: the ground truth was taken, else the newest"] += len(annotations) > 1
+        noted["tasks left out, since no annotation was submitted"] += not annotations
+        noted["tasks with several annotations, of which the ground truth was taken, else the newest"] += (
+            len(annotations) > 1
+        )
         if annotations:
             results = annotations[0].get("result") or []
-            noted["keypoints were left out, since they hold no pixels"] += sum(map(_is_keypoint, results))
+            noted["keypoints left out, since they hold no pixels"] += sum(map(_is_keypoint, results))
             labelled.append(_labelled_photo(source, task["data"], _regions(results, source), photos))
     names = tuple(sorted({shape.label for one in labelled for shape in one.shapes}))
-    notes = tuple(f"{count} {what}." for what, count in noted.items() if count)
+    notes = tuple(f"{what}: {count}" for what, count in noted.items() if count)
     return Labels(names, ordered(labelled), is_complete=False, notes=notes)
 
 
@@ -116,14 +119,8 @@ def _regions(results, source):
         if isinstance(result.get("value"), dict) and not _is_keypoint(result):
             by_id.setdefault(result.get("id", number), []).append(result)
     for group in by_id.values():
-        labels = [
-            label
-            for result in group
-            for key, value in result["value"].items()
-            if key.endswith("labels")
-            for label in value
-        ]
-        labels = list(dict.fromkeys(labels))
+        values = [item for result in group for item in result["value"].items()]
+        labels = list(dict.fromkeys(label for key, value in values if key.endswith("labels") for label in value))
         if not labels and _kind(group[0]["value"]) is None:
             continue  # an answer about the whole picture
         if len(labels) != 1:
@@ -165,11 +162,11 @@ def _kind(value):
 
 
 def _shape(result, label, size) -> Shape:
-    """A region of percents, of a picture of a size."""
+    """A region in percent of a picture of a size."""
+    # Of the picture as it is without `image_rotation`, by which a person had it turned: `serialize` of the regions in
+    # https://github.com/HumanSignal/label-studio turns them back, and label-studio-sdk takes no notice of it.
     value, kind = result["value"], _kind(result["value"])
     height, width = size
-    if result.get("image_rotation"):
-        raise ValueError("the picture was turned; turn it back")
     scale = np.array([width, height]) / 100
     if kind == "rle":
         return Bitmap(label, (bytes(value["rle"]), height, width), _decode)

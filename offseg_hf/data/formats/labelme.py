@@ -47,7 +47,7 @@ def find(place: Path) -> bool:
     Returns:
         `bool`
     """
-    return any(re.search(r'"shapes"\s*:\s*\[', text) for text in read_beginnings(place, ".json"))
+    return any(re.search(r'"shapes"\s*:\s*\[|"imageData"\s*:', text) for text in read_beginnings(place, ".json"))
 
 
 def read(place: Path) -> Labels:

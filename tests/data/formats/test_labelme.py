@@ -110,7 +110,13 @@ def test_find_knows_a_folder_a_nested_one_and_a_file(tmp_path):
     assert labelme.find(SAMPLE) and labelme.find(SAMPLE.parent / "labelme" / "a.json")
     assert not labelme.find(SAMPLE.parent / "cvat") and not labelme.find(SAMPLE / "a.jpg")
     (tmp_path / "classes.json").write_text("{}")
+    assert not labelme.find(tmp_path)
     write(tmp_path / "deep" / "er" / "a.json", [])
+    assert labelme.find(tmp_path)
+
+
+def test_find_knows_a_file_that_begins_with_its_photo(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"imageData": "A" * 100_000, "imagePath": "a.jpg", "shapes": []}))
     assert labelme.find(tmp_path)
 
 

@@ -250,7 +250,8 @@ tasks = json.load(open("tasks.json", encoding="utf-8"))
 interface = LabelInterface(open("labeling_interface.xml", encoding="utf-8").read())
 names = list(interface.get_control("tag").labels)
 for task in tasks:
-    assert interface.validate_prediction(task["predictions"][0]), interface.validate_prediction(task["predictions"][0], True)
+    mistakes = interface.validate_prediction(task["predictions"][0], return_errors=True)
+    assert not mistakes, mistakes
     photo = urllib.parse.unquote(task["data"]["image"].split("/")[-1])
     ids = label_maps[photo] = np.full(PIL.Image.open(photo).size[::-1], 255, np.uint8)
     for one in task["predictions"][0]["result"]:
@@ -280,7 +281,7 @@ for photo in [file for file in os.listdir(".") if file.endswith(("jpg", "png"))]
     shutil.copy(photo, "images/default")
 for item in Dataset.import_from(".", "coco_instances"):
     ids = label_maps[item.media.path.split("/")[-1]] = np.full(item.media.size, 255, np.uint8)
-    for one in item.annotations:
+    for one in [one for one in item.annotations if one.type.name == "mask"]:
         ids[one.image.astype(bool)] = one.label
 """,
 )
