@@ -194,8 +194,10 @@ class LabelTable:
             `np.ndarray`: a new array of the same shape, uint8, or uint16 where there are class ids above 253.
 
         Raises:
-            ValueError: an id has no class.
+            ValueError: an id has no class, or is no integer.
         """
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"`{name}` must hold integer ids, got {ids.dtype}; convert it to uint8.")
         beyond = len(self._table) - 2
         inside = ids if ids.dtype == np.uint8 else np.where((ids >= -1) & (ids < beyond), ids, beyond).astype(np.int64)
         class_ids: np.ndarray = np.take(self._table, inside, mode="wrap")  # faster than to index, and −1 is the last
@@ -360,7 +362,10 @@ def audit_labels(
         ValueError: an id is negative or too large, masks are black and white (0 and 255), ids are shifted by one, or
             every pixel is ignored.
     """
-    ids = {int(value) for mask in masks for value in np.unique(np.asarray(mask))}
+    found = [np.unique(np.asarray(mask)) for mask in masks]
+    if wrong := {str(each.dtype) for each in found if each.dtype.kind not in "iub"}:
+        raise ValueError(f"`masks` must hold integer ids, got {wrong.pop()}; convert them to uint8.")
+    ids = {int(value) for each in found for value in each}
     if not ids:
         raise ValueError("`masks` must hold at least one mask, got none.")
     shown = ", ".join(map(str, sorted(ids)[:10])) + (", …" if len(ids) > 10 else "")

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
 from offseg_hf.model_types import auto_model_class
+from offseg_hf.models.label_map import check_finite
 from offseg_hf.prediction.evaluation_mode import evaluation_mode
 from offseg_hf.prediction.scores import class_scores, most_likely
 
@@ -176,7 +177,9 @@ def _windows(size, window_size, stride):
 
 def _window_logits(model, pixel_values):
     """Logits (B, K, h, w) at the model's resolution, in float32; scores, where the model classifies masks."""
-    return class_scores(model(pixel_values=pixel_values.to(model.device, model.dtype))).float()
+    scores = class_scores(model(pixel_values=pixel_values.to(model.device, model.dtype))).float()
+    check_finite(scores)
+    return scores
 
 
 def _source_lines(start, stop, old, new):
