@@ -4,6 +4,7 @@ A data set's table is decided once, by [`find_label_table`]; whoever reads masks
 """
 
 import json
+import re
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from offseg_hf.data.presets import DatasetPreset, LabelEncoding, find_preset
+from offseg_hf.files import read_json, read_text
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
 if TYPE_CHECKING:
@@ -40,13 +42,24 @@ def read_id2label(labels: str) -> dict[int, str]:
         ValueError: where the names are not such a list, or not unique.
     """
     path = Path(labels)
-    if path.suffix in (".txt", ".json"):
+    suffix = path.suffix.lower() if "," not in labels else ""
+    if suffix in (".txt", ".json"):
         if not path.is_file():
             raise ValueError(
                 f"`labels` must be names separated by commas or a .txt or .json file, {labels} is not there."
             )
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
+        names = read_json(path) if suffix == ".json" else read_text(path).rstrip().split("\n")
+        blank = [number for number, name in enumerate(names, 1) if suffix == ".txt" and not name.strip()]
+        if blank:
+            raise ValueError(
+                f"`labels` must have a name in each line, but in {labels} blank are the lines "
+                f"{', '.join(map(str, blank[:10]))}; remove them, or name the classes that belong there."
+            )
+    elif "," not in labels and (path.exists() or re.search(r"\.[A-Za-z]{2,4}$|[/\\]", labels)):
+        raise ValueError(
+            f"`labels` must be names separated by commas or a .txt or .json file, got {labels}; save the names as a "
+            ".txt file with one in each line."
+        )
     else:
         names = labels.split(",")
     if isinstance(names, dict):
@@ -78,7 +91,7 @@ def read_label_table(path: str, id2label: dict[int, str]) -> dict[int, int]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`label_table` must be a JSON file of stored id → class, and {path} is not there.")
-    table = json.loads(Path(path).read_text(encoding="utf-8"))
+    table = read_json(path)
     known: dict[int | str | None, int] = {label_id: label_id for label_id in (*id2label, IGNORE_INDEX)}
     known[None] = IGNORE_INDEX
     known |= {name: label_id for label_id, name in id2label.items()}

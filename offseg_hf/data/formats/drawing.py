@@ -10,13 +10,8 @@ from PIL import Image
 
 from offseg_hf.data.formats.rasterize import FILLS
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Pixels, Polygon
-from offseg_hf.models.image_processing_offseg import (
-    EXIF_ORIENTATION,
-    IGNORE_INDEX,
-    QUARTER_TURNS,
-    open_image,
-    read_mask,
-)
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, open_image, read_mask
+from offseg_hf.models.image_reading import EXIF_ORIENTATION, QUARTER_TURNS
 
 
 @dataclass(frozen=True, eq=False)
