@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".unfinished-"  # what the names of files and folders begin with that are being written
 
@@ -60,6 +61,65 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_output(path: str | os.PathLike, argument: str = "output") -> None:
+    """Checks, before any work, that a file or folder can be written.
+
+    Args:
+        path (`str` or `os.PathLike`): what is to be written; its folder need not exist yet.
+        argument (`str`, *optional*, defaults to `"output"`): what errors call it.
+
+    Raises:
+        NotADirectoryError: a folder of the path is a file.
+        PermissionError: nothing may be written there.
+    """
+    folder = Path(path).absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"`{argument}` must lie in a folder, and {folder} is a file: name another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"`{argument}` must lie where files may be written, and {folder} is none: name another.")
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The content of a text file in UTF-8, without the byte-order mark that some editors and spreadsheets begin with.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Returns:
+        `str`
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no text in UTF-8.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`{path}` must be a text file, but there is no such file; check the path.")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path}` must be text in UTF-8, but {error}; save it in that encoding.") from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file, see [`read_text`].
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Returns:
+        What it holds: a dictionary, a list, a text or a number.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_text`], and ValueError where it is no JSON, with the line.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{path}` must be JSON, but {error}; correct it there.") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,7 +1,11 @@
 """What a segmentation model is, by its configuration: its Auto class, the classes it predicts, what is its head."""
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
     AutoConfig,
@@ -12,6 +16,7 @@ from transformers import (
 )
 
 import offseg_hf.registration  # noqa: F401  so that the Auto classes know this package's models
+from offseg_hf.hub import check_on_hub
 
 # Names under which what training puts around a model, or a part of it, holds that.
 TRAINING_WRAPPERS = ("module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module")
@@ -47,6 +52,52 @@ def predicted_labels(config: PreTrainedConfig) -> dict[int, str]:
     if config.num_labels == 1:
         return {0: "background", 1: config.id2label[0]}
     return dict(config.id2label)
+
+
+@contextlib.contextmanager
+def loading_errors(model_name_or_path: str | os.PathLike, argument: str = "model") -> Iterator[None]:
+    """Whatever goes wrong while a model or its image processor is loaded becomes one sentence that names it.
+
+    It is first seen whether there is a model at all.
+
+    Args:
+        model_name_or_path (`str` or `os.PathLike`): the folder or Hub id.
+        argument (`str`, *optional*, defaults to `"model"`): what errors call it.
+
+    Raises:
+        FileNotFoundError, ConnectionError: there is no such folder and no such model on the Hub.
+        ValueError: what the block raised, shortened; files that are cut off and other kinds of models among it.
+    """
+    if not Path(model_name_or_path).is_dir():
+        check_on_hub(str(model_name_or_path), argument, file="config.json")
+    elif not Path(model_name_or_path, "config.json").is_file():
+        raise FileNotFoundError(
+            f"`{argument}` must be a model's folder, and there is no config.json in {model_name_or_path}; name the "
+            "folder that training or `save_pretrained` wrote."
+        )
+    try:
+        yield
+    except Exception as error:  # of transformers, safetensors, torch and json, and of code that comes with a model
+        reason = " ".join(str(innermost(error)).split()) or type(error).__name__
+        reason = f"{reason[:300]} …" if len(reason) > 300 else reason
+        raise ValueError(
+            f"`{argument}` must be a folder or Hub id of a segmentation model that transformers can load, and for "
+            f"{model_name_or_path}: {reason}"
+        ) from error
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What a configuration's own check raised, without what the library for configurations wraps around it.
+
+    Args:
+        error (`BaseException`): any exception.
+
+    Returns:
+        `BaseException`: its cause, where it is a `StrictDataclassError` that has one; else itself.
+    """
+    while isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def load_model(model_name_or_path: str | os.PathLike, trust_remote_code: bool = False) -> PreTrainedModel:

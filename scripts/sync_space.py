@@ -20,7 +20,7 @@ SPACE = ROOT / "spaces" / "offseg"
 MODEL = SPACE / "tiny-street-scenes"
 COPIED = {  # module of the package → what the Space calls of it
     "offseg_hf.model_types": ("auto_model_class", "predicted_labels"),
-    "offseg_hf.models.image_processing_offseg": ("read_image",),
+    "offseg_hf.models.image_reading": ("read_image",),
     "offseg_hf.pictures.overlays": ("overlay",),
     "offseg_hf.pictures.palettes": ("default_palette",),
     "offseg_hf.prediction.scores": ("label_maps",),

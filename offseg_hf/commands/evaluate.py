@@ -9,10 +9,12 @@ by default in the model's folder, evaluation-SPLIT.json and two pictures: evalua
 pixels of each class were taken for, evaluation-SPLIT-worst.png the photos with the lowest mean IoU.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from offseg_hf.commands.parser import CommandParser, exit_code
+from offseg_hf.commands.parser import CommandParser, add_photo_arguments, exit_code
+from offseg_hf.files import check_output, write_json
 
 
 def build_parser() -> CommandParser:
@@ -42,6 +44,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--pictures", type=int, default=8, help="How many of the worst photos to show.")
     parser.add_argument("--output", type=Path, help="JSON file to write; the pictures go beside it.")
     parser.add_argument("--overwrite", action="store_true", help="Replace files that exist.")
+    add_photo_arguments(parser)
     return parser
 
 
@@ -56,8 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     output = args.output or Path(args.model if Path(args.model).is_dir() else ".", f"evaluation-{args.split}.json")
     confusion, worst = (output.with_name(f"{output.stem}-{name}.png") for name in ("confusion", "worst"))
     for path in (output, confusion, worst):
+        if path.is_dir():
+            parser.error(f"`--output` must be a file, and {path} is a folder: name a .json file in it.")
         if path.exists() and not args.overwrite:
             parser.error(f"`--output` must not exist, and {path} does: name another file, or pass --overwrite.")
+    with parser.mistakes():
+        check_output(output)
 
     from offseg_hf import OffSegImageProcessor
     from offseg_hf.data import audited_label_table, load_segmentation_dataset, open_labelled_dataset
@@ -65,9 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     from offseg_hf.data.presets import find_preset
     from offseg_hf.evaluation.figures import class_table
     from offseg_hf.evaluation.pictures import save_pictures
-    from offseg_hf.evaluation.protocol import evaluate_model, evaluation_processes
-    from offseg_hf.files import write_json
-    from offseg_hf.model_types import load_model, predicted_labels
+    from offseg_hf.evaluation.protocol import check_scales, evaluate_model, evaluation_processes
+    from offseg_hf.model_types import load_model, loading_errors, predicted_labels
+    from offseg_hf.prediction.windows import check_windows
     from offseg_hf.publishing.records import dataset_id, weights_digest
     from offseg_hf.training.recipes import apply_recipe
 
@@ -75,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     with parser.mistakes():
         apply_recipe(parser, argv)
         args = parser.parse_args(argv)
+        check_windows(args.window_size, args.stride)
+        check_scales(args.scales)
         protocol = {name: getattr(args, name) for name in ("window_size", "stride", "flip", "scales")}
         settings: dict[str, Any] = {"do_reduce_labels": True} if args.do_reduce_labels else {}
         preset = find_preset(args.dataset)
@@ -82,8 +91,11 @@ def main(argv: list[str] | None = None) -> int:
             settings["do_reduce_labels"] = preset is not None and preset.reduce_labels and not args.label_table
         if edges := args.size or (preset and preset.eval_size):
             settings["size"] = {"longest_edge": max(edges), "shortest_edge": min(edges)}
-        image_processor = OffSegImageProcessor.from_pretrained(args.model, **settings)
-        model = load_model(args.model).to(state.device)
+        if args.max_value is not None:
+            settings["max_value"] = args.max_value
+        with loading_errors(args.model):
+            image_processor = OffSegImageProcessor.from_pretrained(args.model, **settings)
+            model = load_model(args.model).to(state.device)
         id2label = predicted_labels(model.config)
         labelled = None
         if preset is None:
@@ -128,8 +140,13 @@ def main(argv: list[str] | None = None) -> int:
         **evaluation.metrics,
         "classes": evaluation.classes,
     }
-    write_json(output, report)
-    save_pictures(evaluation, id2label, confusion, worst)
     print(class_table(evaluation))
-    print(f"{evaluation.num_examples} photos, mIoU {evaluation.metrics['mean_iou']:.4f}; written to {output}")
+    print(f"{evaluation.num_examples} photos, mIoU {evaluation.metrics['mean_iou']:.4f}", flush=True)
+    try:
+        write_json(output, report)
+        save_pictures(evaluation, id2label, confusion, worst)
+    except OSError as error:  # a disk that is full, say: the figures are on the screen
+        print(f"offseg evaluate: error: measured, but not written to {output}: {error}", file=sys.stderr)
+        return 1
+    print(f"written to {output}")
     return 0

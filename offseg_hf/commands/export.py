@@ -12,7 +12,7 @@ from offseg_hf.commands.parser import CommandParser, exit_code
 
 def build_parser() -> CommandParser:
     """The parser of `offseg export`."""
-    parser = CommandParser("export", __doc__)
+    parser = CommandParser("export", __doc__, names={"model_name_or_path": "model"})
     parser.add_argument("--model", required=True, help="Folder or Hub id of the model and its image processor.")
     parser.add_argument("--output", required=True, help="Folder to write, new or empty.")
     parser.add_argument("--task", default="logits", help="Output: logits, or label_map at the input's size.")

@@ -3,8 +3,9 @@
 import argparse
 import contextlib
 import functools
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin
@@ -17,9 +18,13 @@ class CommandParser(argparse.ArgumentParser):
         name (`str`): the sub-command's.
         description (`str`): what its help says, as it stands; a module's docstring.
         usage (`str`, *optional*): the line of usage; that of the required arguments if left out.
+        names (`dict[str, str]`, *optional*): what the package calls an argument, where that differs → its name here.
     """
 
-    def __init__(self, name: str, description: str | None, usage: str | None = None):
+    def __init__(
+        self, name: str, description: str | None, usage: str | None = None, names: dict[str, str] | None = None
+    ):
+        self.names = names or {}
         super().__init__(
             prog=f"offseg {name}",
             usage=usage,
@@ -27,8 +32,25 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's, for words none of which is empty: an empty path would mean the current folder."""
+        words = list(sys.argv[1:] if args is None else args)
+        for position, word in enumerate(words):
+            name, is_joined, value = word.partition("=")
+            if not word.strip() or (name.startswith("--") and is_joined and not value.strip()):
+                flag = name if is_joined else next((each for each in words[position::-1] if each[:2] == "--"), "words")
+                self.error(f"`{flag}` must not be empty: write its value, or leave `{flag}` out.")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
-        """Ends the command with exit code 2."""
+        """Ends the command with exit code 2; arguments are called as they are typed."""
+        flags = {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
+
+        def as_typed(found):
+            name = self.names.get(found[1], found[1])
+            return f"`{flags[name]}`" if name in flags else found[0]
+
+        message = re.sub(r"`(\w+)`(?= (?:must|needs|is)\b)", as_typed, message)
         required = [action for action in self._actions if action.required and action.option_strings]
         words = [f"{action.option_strings[0]} {action.dest.upper()}" for action in required]
         usage = self.usage or " ".join([self.prog, *words])
@@ -48,9 +70,50 @@ class CommandParser(argparse.ArgumentParser):
             from huggingface_hub.errors import StrictDataclassError
             from safetensors import SafetensorError
 
+            from offseg_hf.model_types import innermost
+
             if not isinstance(error, (ImportError, OSError, ValueError, StrictDataclassError, SafetensorError, *more)):
                 raise
+            error = innermost(error)
             self.error(str(error) or type(error).__name__)
+
+
+class _MaxPixels(argparse.Action):
+    """Sets Pillow's limit when the argument is read, for this process and those that it starts by forking."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if values < 1:
+            parser.error(f"`{option_string}` must be 1 or more, got {values}; pass the pixels of the largest photo.")
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = max(1, values // 2)  # an error above twice as many, a warning before
+        setattr(namespace, self.dest, values)
+
+
+def _white(word):
+    """A number of `--max_value`."""
+    if not word.isdecimal() or not 1 <= int(word) <= 65535:
+        raise argparse.ArgumentTypeError(f"it must be a whole number from 1 to 65535, got {word}")
+    return int(word)
+
+
+def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how photos are read: `--max_pixels` and `--max_value`.
+
+    Args:
+        parser (`argparse.ArgumentParser`): of a command that reads photos.
+    """
+    parser.add_argument(
+        "--max_pixels",
+        type=int,
+        action=_MaxPixels,
+        help="Pixels that a photo may have, against files that fill the memory (default: 178956970).",
+    )
+    parser.add_argument(
+        "--max_value",
+        type=_white,
+        help="White in photos of more than 8 bits, such as 4095 for 12; by default the model's, or 65535.",
+    )
 
 
 def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:

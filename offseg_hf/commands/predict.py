@@ -12,12 +12,9 @@ segmented, and the exit code is 1.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from offseg_hf.commands.parser import CommandParser, exit_code
-
-if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PreTrainedModel
+from offseg_hf.commands.parser import CommandParser, add_photo_arguments, exit_code
+from offseg_hf.files import check_output
 
 
 def build_parser() -> CommandParser:
@@ -30,6 +27,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--device", help="Such as cpu or cuda:1; by default the first GPU, if there is one.")
     parser.add_argument("--window_size", type=int, nargs=2, help="Height and width of sliding windows; else whole.")
     parser.add_argument("--stride", type=int, nargs=2, help="From one window to the next, down and across.")
+    add_photo_arguments(parser)
     return parser
 
 
@@ -41,9 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
     from PIL import Image
     from tqdm import tqdm
+    from transformers import AutoImageProcessor
 
     from offseg_hf.data.presets import class_palette
-    from offseg_hf.model_types import predicted_labels
+    from offseg_hf.model_types import load_model, loading_errors, predicted_labels
     from offseg_hf.models.image_processing_offseg import read_image
     from offseg_hf.pictures.overlays import add_legend, overlay
     from offseg_hf.pictures.saving import save_picture
@@ -53,57 +52,62 @@ def main(argv: list[str] | None = None) -> int:
 
     with parser.mistakes():
         check_windows(args.window_size, args.stride)
-        photos = find_images(args.input)
+        photos, others = find_images(args.input)
         targets = plan_outputs(photos, args.output, args.overwrite)
-        model, image_processor = load(args.model, args.device)
+        device = usable_device(args.device)
+        with loading_errors(args.model):
+            image_processor = AutoImageProcessor.from_pretrained(args.model)
+            model = load_model(args.model).to(device)
+        if args.max_value is not None:
+            image_processor.max_value = args.max_value
     id2label = predicted_labels(model.config)
     palette = class_palette(id2label)
 
     args.output.mkdir(parents=True, exist_ok=True)
+    if others:
+        names = ", ".join(path.name for path in others[:10]) + (", …" if len(others) > 10 else "")
+        print(
+            f"left out, since Pillow opens no pictures of their kinds: {len(others)} files ({names})", file=sys.stderr
+        )
     num_failed = 0
     for photo in tqdm(photos, unit="photo"):
         labels_path, overlay_path = targets[photo]
         try:
-            image = read_image(photo)
+            image = read_image(photo, max_value=getattr(image_processor, "max_value", None))
             label_map = predict_label_map(model, image_processor, image, args.window_size, args.stride)
             save_picture(Image.fromarray(label_map), labels_path)
             picture = add_legend(overlay(image, label_map, palette), label_map, id2label, palette)
             save_picture(picture, overlay_path, quality=92)
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: a GPU's memory
+        except Exception as error:  # whatever fails for one photo is no reason to leave the others
             num_failed += 1
             tqdm.write(f"{photo}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
     print(f"{len(photos) - num_failed} of {len(photos)} photos segmented, in {args.output}")
     return 1 if num_failed else 0
 
 
-def load(model_name_or_path: str, device: str | None) -> "tuple[PreTrainedModel, BaseImageProcessor]":
-    """The model, on its device, and its image processor."""
+def usable_device(device: str | None) -> str:
+    """The device to compute on: the one that was asked for, after a try, else the first GPU or the CPU."""
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoImageProcessor
 
-    from offseg_hf.model_types import load_model
-
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        image_processor = AutoImageProcessor.from_pretrained(model_name_or_path)
-        model = load_model(model_name_or_path)
-    except (OSError, ValueError, SafetensorError) as error:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # torch raises many kinds on what it was not built for
+        known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        known += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(
-            f"`--model` must be a folder or Hub id that transformers can load, and for {model_name_or_path}: {error}"
+            f"`device` must be one that torch can use here, {' or '.join(known)}, got {device} "
+            f"({str(error).split('.')[0][:100]}); leave it out for the default."
         ) from error
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return model.to(device), image_processor
-    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without CUDA
-        raise ValueError(
-            f"`--device` must be one that torch can use here, such as cpu, got {device}: {error}"
-        ) from error
+    return device
 
 
 def plan_outputs(photos: Sequence[Path], folder: Path, overwrite: bool) -> dict[Path, tuple[Path, Path]]:
     """The label map's and the overlay's path for each photo, once it is sure that nothing is lost by writing them."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"`--output` must be a folder, and {folder} is a file: name another one.")
+    check_output(folder / "labels.png")
     targets: dict[Path, tuple[Path, Path]] = {}
     stems: dict[str, str] = {}
     for photo in photos:

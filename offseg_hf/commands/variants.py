@@ -51,11 +51,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.output is not None and args.output.exists() and not args.overwrite:
         parser.error(f"`--output` must be a new file, but {args.output} is there; pass `--overwrite` to replace it.")
 
-    from offseg_hf.files import write_text
+    from offseg_hf.files import check_output, write_text
     from offseg_hf.markdown import markdown_table
     from offseg_hf.variants import VARIANTS
 
     with parser.mistakes():
+        if args.output is not None:
+            check_output(args.output)
         rows = [table_row(name) for name in args.variants or VARIANTS]
     table = markdown_table(COLUMNS, rows, align="l" + "r" * (len(COLUMNS) - 2) + "l")
     print(table)

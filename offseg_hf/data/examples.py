@@ -61,8 +61,9 @@ class PrepareExample:
             FileNotFoundError, ValueError, TypeError: a photo or a mask can't be read, or they do not fit each other.
         """
         photo_name, mask_name = (_name(example[column], f"{column} of {name}") for column in ("image", "mask"))
-        photo = open_image(example["image"], photo_name)
-        image = read_image(photo, photo_name)  # before the mask: what is wrong with the photo is told of the photo
+        white = self.image_processor.max_value
+        photo = open_image(example["image"], photo_name, max_value=white)
+        image = read_image(photo, photo_name, white)  # before the mask: what is wrong with the photo is told of it
         ids = read_mask(example["mask"], photo, mask_name)
         if self.label_table is not None:
             ids = self.label_table(ids, mask_name)

@@ -14,6 +14,7 @@ import numpy as np
 
 from offseg_hf.data.formats.refusals import refuse_instances, refuse_mask
 from offseg_hf.data.presets import DatasetPreset, LabelEncoding, find_preset
+from offseg_hf.files import read_json, read_text
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
 if TYPE_CHECKING:
@@ -42,13 +43,24 @@ def read_id2label(labels: str) -> dict[int, str]:
         ValueError: where the names are not such a list, or not unique.
     """
     path = Path(labels)
-    if path.suffix in (".txt", ".json"):
+    suffix = path.suffix.lower() if "," not in labels else ""
+    if suffix in (".txt", ".json"):
         if not path.is_file():
             raise ValueError(
                 f"`labels` must be names separated by commas or a .txt or .json file, {labels} is not there."
             )
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
+        names = read_json(path) if suffix == ".json" else read_text(path).rstrip().split("\n")
+        blank = [number for number, name in enumerate(names, 1) if suffix == ".txt" and not name.strip()]
+        if blank:
+            raise ValueError(
+                f"`labels` must have a name in each line, but in {labels} blank are the lines "
+                f"{', '.join(map(str, blank[:10]))}; remove them, or name the classes that belong there."
+            )
+    elif "," not in labels and (path.is_file() or re.search(r"\.[A-Za-z]{2,4}$|[/\\]", labels)):
+        raise ValueError(
+            f"`labels` must be names separated by commas or a .txt or .json file, got {labels}; save the names as a "
+            ".txt file with one in each line."
+        )
     else:
         names = labels.split(",")
     if isinstance(names, dict):
@@ -80,7 +92,7 @@ def read_label_table(path: str, id2label: dict[int, str]) -> dict[int, int]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`label_table` must be a JSON file of stored id → class, and {path} is not there.")
-    table = json.loads(Path(path).read_text(encoding="utf-8"))
+    table = read_json(path)
     known: dict[int | str | None, int] = {label_id: label_id for label_id in (*id2label, IGNORE_INDEX)}
     known[None] = IGNORE_INDEX
     known |= {name: label_id for label_id, name in id2label.items()}
@@ -244,8 +256,10 @@ class LabelTable:
             `np.ndarray`: a new array of the same shape, uint8, or uint16 where there are class ids above 253.
 
         Raises:
-            ValueError: an id has no class.
+            ValueError: an id has no class, or is no integer.
         """
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"`{name}` must hold integer ids, got {ids.dtype}; convert it to uint8.")
         beyond = len(self._table) - 2
         inside = ids if ids.dtype == np.uint8 else np.where((ids >= -1) & (ids < beyond), ids, beyond).astype(np.int64)
         class_ids: np.ndarray = np.take(self._table, inside, mode="wrap")  # faster than to index, and −1 is the last
@@ -417,6 +431,8 @@ def audit_labels(
             every pixel is ignored.
     """
     masks = [np.unique(np.asarray(mask)) for mask in masks]
+    if wrong := {str(each.dtype) for each in masks if each.dtype.kind not in "iub"}:
+        raise ValueError(f"`masks` must hold integer ids, got {wrong.pop()}; convert them to uint8.")
     ids = {int(value) for mask in masks for value in mask}
     if not ids:
         raise ValueError("`masks` must hold at least one mask, got none.")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,16 @@ from offseg_hf.data.naming import (
     choose_columns,
     choose_split,
 )
+from offseg_hf.files import read_text
 
 if TYPE_CHECKING:
     from offseg_hf.data.presets import DatasetPreset
 
 # Of the files that are taken from a folder.
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
 # Of folders, beside the names that columns have: mmsegmentation's and the official CamVid's among them.
 IMAGE_FOLDERS = (*IMAGE_NAMES, "img_dir", "imgs", "photos", "pictures", "data", "701_StillsRaw_full")
 MASK_FOLDERS = (*MASK_NAMES, "ann_dir", "annots", "gts", "LabeledApproved_full")
@@ -97,7 +102,7 @@ class OfficialLayout:
         masks = next((files for files in masks.values() if files), {})
         names = photos.keys() | masks.keys()
         if self.names:
-            names = set((root / self.names.format(split=official)).read_text(encoding="utf-8").split())
+            names = set(read_text(root / self.names.format(split=official)).split())
         alone = sorted(name for name in names if name not in photos or name not in masks)
         if alone or not names:
             shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
@@ -223,8 +228,9 @@ def pair_files(photo_folder: Path, mask_folder: Path) -> list[tuple[Path, Path]]
     alone = [files[stem] for files, others in ((photos, masks), (masks, photos)) for stem in files.keys() - others]
     if alone or not photos:
         raise FileNotFoundError(
-            f"`dataset` must hold a mask of the same name for every photo, but {len(alone)} of {len(photos)} photos "
-            f"and {len(masks)} masks have no partner: {_first(alone)}; rename or move them."
+            f"`dataset` must hold a mask of the same name for every photo, but of {len(photos)} photos and "
+            f"{len(masks)} masks {len(alone)} have no partner: {_first(alone)}"
+            f"{_unread((photo_folder, mask_folder))}; rename or move them."
         )
     return [(photos[stem], masks[stem]) for stem in sorted(photos)]
 
@@ -284,7 +290,8 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
-            stem = str(file.relative_to(folder).with_suffix(""))
+            # Of an accented letter, file systems and archives have two forms in Unicode.
+            stem = unicodedata.normalize("NFC", str(file.relative_to(folder).with_suffix("")))
             if stem in files:
                 raise ValueError(
                     f"`dataset` must hold one file per name, got both {files[stem]} and {file}; remove one."
@@ -295,7 +302,7 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
 
 def _pairs_of_metadata(table, image_column, mask_column):
     """(photo, mask) paths that the lines of a metadata.jsonl name, relative to its folder."""
-    lines = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [json.loads(line) for line in read_text(table).splitlines() if line.strip()]
     names = {key.removesuffix("_file_name") if key != "file_name" else "image": key for key in (lines or [{}])[0]}
     names = {name: key for name, key in names.items() if key.endswith("file_name")}
     image, mask = (names[name] for name in choose_columns(list(names), list(names), image_column, mask_column))
@@ -306,6 +313,13 @@ def _pairs_of_metadata(table, image_column, mask_column):
             f"{table} must name existing files, but {len(missing)} do not exist: {_first(missing)}; correct it."
         )
     return pairs
+
+
+def _unread(folders):
+    """What to say of the files below some folders that are taken neither for photos nor for masks."""
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file() and file.name[0] != "."]
+    suffixes = sorted({file.suffix for file in files if file.suffix.lower() not in IMAGE_SUFFIXES})
+    return f" (files that end in {', '.join(suffixes[:5])} are no pictures that are read)" if suffixes else ""
 
 
 def _first(paths, count=5):

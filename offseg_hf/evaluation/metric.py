@@ -75,14 +75,14 @@ class SemanticSegmentationMetric:
                 f"`predictions` must have the size of `references`, got {tuple(predictions.shape)} and "
                 f"{tuple(references.shape)}; resize the logits to the label map before the arg-max."
             )
-        if predictions.is_floating_point() or references.is_floating_point():
+        if any(maps.is_floating_point() or maps.is_complex() for maps in (predictions, references)):
             raise ValueError(
                 f"`predictions` and `references` must be integer class ids, got {predictions.dtype} and "
                 f"{references.dtype}; take the arg-max of logits first."
             )
         num_classes = self.num_classes
-        references = references.long()
-        predictions = predictions.to(references.device).long()
+        references = _as_int64(references)
+        predictions = _as_int64(predictions).to(references.device)
         labelled = (references != self.ignore_index) & (references != PADDING_INDEX)
         references, predictions = references[labelled], predictions[labelled]  # (N,)
         if ((references < 0) | (references >= num_classes)).any():
@@ -122,3 +122,10 @@ class SemanticSegmentationMetric:
             "per_category_iou": iou.tolist(),
             "per_category_accuracy": accuracy.tolist(),
         }
+
+
+def _as_int64(maps):
+    """`maps` as int64, in which the largest ids of uint64 stay what is no class id instead of turning negative."""
+    if maps.dtype == torch.uint64:
+        return maps.view(torch.int64).where(maps.view(torch.int64) >= 0, torch.iinfo(torch.int64).max)
+    return maps.long()

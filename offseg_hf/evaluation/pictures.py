@@ -8,7 +8,6 @@ from PIL import Image
 
 from offseg_hf.data.presets import class_palette
 from offseg_hf.evaluation.figures import Evaluation
-from offseg_hf.models.image_processing_offseg import read_image
 from offseg_hf.pictures.overlays import IGNORE_INDEX, mark_errors, picture_sheet
 from offseg_hf.pictures.plots import confusion_matrix_picture
 from offseg_hf.pictures.saving import save_picture
@@ -22,7 +21,7 @@ def error_pictures(
     """What one sees of a photo's prediction, 384 pixels wide: small enough to be kept of many photos.
 
     Args:
-        photo (`PIL.Image.Image`): the photo, of any size.
+        photo (`PIL.Image.Image`): the photo, upright in RGB, of any size.
         labels (`torch.Tensor` of shape `(height, width)`): its class ids.
         prediction (`torch.Tensor` of shape `(height, width)`): the predicted ones.
         ignore_index (`int`): the label of pixels that do not count; 255 in what is returned.
@@ -31,7 +30,7 @@ def error_pictures(
         `tuple`: the photo, its label map, its prediction, and the photo with the wrong pixels in red.
     """
     size = (CELL_WIDTH, max(1, round(labels.shape[0] * CELL_WIDTH / labels.shape[1])))
-    photo = read_image(photo).resize(size, Image.Resampling.BICUBIC)
+    photo = photo.resize(size, Image.Resampling.BICUBIC)
     truth, predicted = (
         np.asarray(Image.fromarray(ids.cpu().numpy().astype(np.int32)).resize(size, Image.Resampling.NEAREST))
         for ids in (labels.where(labels != ignore_index, IGNORE_INDEX), prediction)

@@ -19,8 +19,10 @@ from offseg_hf.evaluation.figures import Evaluation, class_figures, named_result
 from offseg_hf.evaluation.metric import SemanticSegmentationMetric
 from offseg_hf.evaluation.pictures import error_pictures
 from offseg_hf.model_types import ignore_index, predicted_labels
-from offseg_hf.models.image_processing_offseg import OffSegImageProcessor, open_image
+from offseg_hf.models.image_processing_offseg import OffSegImageProcessor, open_image, read_image
 from offseg_hf.prediction.windows import label_maps_in_bands
+
+MAX_SCALE = 16
 
 
 def evaluation_processes() -> PartialState:
@@ -74,6 +76,7 @@ def evaluate_model(
     state, id2label = evaluation_processes(), predicted_labels(model.config)
     if label_table is None and image_processor.do_reduce_labels:
         label_table = LabelTable.reduced(len(id2label))
+    white = image_processor.max_value
     metric = SemanticSegmentationMetric(len(id2label), ignore_index=ignore_index(model.config))
     total, num_examples = torch.zeros_like(metric.confusion_matrix), 0
     worst: list[tuple[float, str, tuple]] = []  # mean IoU, caption, pictures
@@ -87,7 +90,12 @@ def evaluate_model(
     ):
         labels = views[0]["labels"].to(model.device)
         pixel_values = [view["pixel_values"][None] for view in views]
-        prediction = label_maps_in_bands(model, pixel_values, labels.shape, window_size, stride, flip)[0]
+        try:
+            prediction = label_maps_in_bands(model, pixel_values, labels.shape, window_size, stride, flip)[0]
+        except Exception as error:  # of the model, which does not know which photo it sees
+            raise ValueError(
+                f"`model` must segment every photo, and for {name}: {' '.join(str(error).split()) or repr(error)}"
+            ) from error
         metric.add(prediction=prediction, reference=labels)
         total += metric.confusion_matrix
         num_examples += 1
@@ -95,7 +103,13 @@ def evaluate_model(
         score = results["mean_iou"]
         if not math.isnan(score) and (len(worst) < num_pictures or (worst and score < worst[-1][0])):
             caption = f"{name}: mIoU {score:.3f}, pixel accuracy {results['overall_accuracy']:.3f}"
-            worst.append((score, caption, error_pictures(photo, labels, prediction, metric.ignore_index)))
+            worst.append(
+                (
+                    score,
+                    caption,
+                    error_pictures(read_image(photo, name, white), labels, prediction, metric.ignore_index),
+                )
+            )
             worst = _lowest(worst, num_pictures)
 
     counted = torch.cat([total.flatten(), torch.tensor([num_examples])])
@@ -115,10 +129,25 @@ def evaluate_model(
     )
 
 
+def check_scales(scales: Sequence[float]) -> None:
+    """Checks the factors of the image processor's size.
+
+    Args:
+        scales (sequence of `float`): the factors.
+
+    Raises:
+        ValueError: there is none, or one is not above 0 and at most 16.
+    """
+    if not scales or not all(0 < scale <= MAX_SCALE for scale in scales):
+        raise ValueError(
+            f"`scales` must be one or more numbers above 0 and up to {MAX_SCALE}, got {list(scales)}; 1 is the size "
+            "itself."
+        )
+
+
 def _at_scales(image_processor, scales):
     """The image processor at each factor of its size."""
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"`scales` must be one or more numbers above 0, got {list(scales)}; 1 is the size itself.")
+    check_scales(scales)
     if not image_processor.do_resize and any(scale != 1 for scale in scales):
         raise ValueError("`scales` must be 1 for an image processor with `do_resize` False; give it a `size` instead.")
     settings = image_processor.to_dict()
@@ -141,7 +170,8 @@ def _prepared(examples, prepare):
     for name, example in examples:
         path = example["image"].get("path") if isinstance(example["image"], dict) else None
         name = f"{name} ({Path(path).name})" if path else name
-        photo = open_image(example["image"], f"image of {name}")  # decoded once for all scales
+        white = prepare[0].image_processor.max_value
+        photo = open_image(example["image"], f"image of {name}", max_value=white)  # decoded once for all scales
         views = [one({**example, "image": photo}, name) for one in prepare]
         yield name, photo, views
 

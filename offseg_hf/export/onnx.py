@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
-from offseg_hf.files import whole_folder, write_json
-from offseg_hf.model_types import load_model
+from offseg_hf.files import check_output, whole_folder, write_json
+from offseg_hf.model_types import load_model, loading_errors
 from offseg_hf.models.image_processing_offseg import read_image
 from offseg_hf.prediction.photos import find_images
 from offseg_hf.prediction.scores import class_scores, most_likely
@@ -106,18 +106,20 @@ def export_onnx(
     output = Path(output).resolve()
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise FileExistsError(f"`output` must be a new or empty folder, got {output}; name another.")
+    check_output(output)
     if task not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(TASKS)}, got {task!r}; choose one.")
     if int8 and calibration_images is None:
         raise ValueError("`int8` needs photos to learn the ranges from; pass `calibration_images`, a folder of them.")
-    photos = [] if calibration_images is None else find_images(calibration_images)
+    photos = [] if calibration_images is None else find_images(calibration_images, "calibration_images")[0]
     _check_packages()
 
     fixed = {} if size is None else {"size": {"height": size[0], "width": size[1]}}
-    image_processor = AutoImageProcessor.from_pretrained(
-        model_name_or_path, trust_remote_code=trust_remote_code, **fixed
-    )
-    model = load_model(model_name_or_path, trust_remote_code).float().eval()
+    with loading_errors(model_name_or_path, "model_name_or_path"):
+        image_processor = AutoImageProcessor.from_pretrained(
+            model_name_or_path, trust_remote_code=trust_remote_code, **fixed
+        )
+        model = load_model(model_name_or_path, trust_remote_code).float().eval()
     network = OnnxNetwork(model, task)
     inputs = _Photos(photos, image_processor, size)
     with whole_folder(output) as folder:
@@ -142,10 +144,11 @@ class _Photos:
 
     def __init__(self, photos, image_processor, size):
         self.photos, self.image_processor, self.size = photos, image_processor, size
+        self.max_value = getattr(image_processor, "max_value", None)
 
     def __iter__(self):
         for photo in self.photos:
-            inputs = self.image_processor(images=read_image(photo), return_tensors="np")
+            inputs = self.image_processor(images=read_image(photo, max_value=self.max_value), return_tensors="np")
             yield {"pixel_values": inputs["pixel_values"]}
         if not self.photos:
             noise = torch.randn(1, 3, *(self.size or CHECKED_SIZES[-1][1:]), generator=torch.Generator())

@@ -31,15 +31,27 @@ def upsampled_label_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Te
         `torch.LongTensor` of shape (B, height, width): ids in [0, K); with K = 1, 1 where the logit is above 0.
 
     Raises:
-        ValueError: `size` is no (height, width).
+        ValueError: `size` is no (height, width), or a pixel has logits that are not finite.
     """
     size = checked_size(size, "size")
+    check_finite(logits)
     return torch.stack([_label_map(image_logits, size) for image_logits in logits])
 
 
 def label_map_and_confidence(logits: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The label map of one image's logits (K, h, w), and the float32 probabilities of its classes, both of `size`."""
+    check_finite(logits[None])
     return _from_all_classes(logits, size, with_confidence=True)
+
+
+def check_finite(logits: torch.Tensor) -> None:
+    """Raises a ValueError where the largest of a pixel's logits (B, K, h, w) is not finite."""
+    num_wrong = logits.numel() and (~logits.amax(dim=1).isfinite()).sum().item()
+    if num_wrong:
+        raise ValueError(
+            f"`logits` must be finite numbers to choose a class by, but at {num_wrong} of {logits[:, 0].numel()} "
+            "positions they are NaN or infinite; check the weights, or compute in float32 (`dtype=torch.float32`)."
+        )
 
 
 def checked_size(size: Sequence[int] | torch.Size, name: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from .decode_head import OffSegDecodeHead, in_parts_of_the_batch
 from .library_internals import can_return_tuple, filter_output_hidden_states, install_capturing_hooks
 from .offset_learning import ClassBias, LogitLayerNorm, OffsetLearning
 from .segmentation_loss import offset_learning_loss
+from .small_images import LEAST_SIDE, crop_logits, pad_small_images
 
 
 class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
@@ -66,7 +67,7 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images of
-                any size from 32×32 pixels up.
+                any size; with `labels` from 32×32 pixels up, while smaller ones without are padded for the encoder.
             labels (`torch.Tensor` of shape `(batch_size, label_height, label_width)`, *optional*): class ids in
                 [0, `config.num_labels`), or `config.semantic_loss_ignore_index`, at any resolution.
             output_hidden_states (`bool`, *optional*): whether to return the maps of the four encoder stages.
@@ -77,18 +78,24 @@ class OffSegForSemanticSegmentation(SegformerPreTrainedModel):
         Returns:
             [`transformers.modeling_outputs.SemanticSegmenterOutput`]: `logits` of shape
             `(batch_size, config.num_labels, height // 8, width // 8)` (of the height and width rounded up to a
-            multiple of 4), and `loss`, a scalar, if `labels` are given.
+            multiple of 4, at least 1), and `loss`, a scalar, if `labels` are given.
 
         Raises:
             ValueError: where the image is too small, or `labels` are not class ids.
         """
-        if min(pixel_values.shape[2:]) < 32:
+        size = tuple(pixel_values.shape[2:])
+        is_small = min(size) < LEAST_SIDE
+        if is_small and labels is not None:
             raise ValueError(
-                "`pixel_values` must be at least 32 pixels high and wide, got "
-                f"{tuple(pixel_values.shape[2:])}; resize or pad the image."
+                f"`pixel_values` must be at least {LEAST_SIDE} pixels high and wide to train on, got {size}; resize "
+                "or pad the image."
             )
+        if is_small:
+            pixel_values = pad_small_images(pixel_values)
         outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         logits, features = self.decode_head(outputs.hidden_states)
+        if is_small:
+            logits = crop_logits(logits, size, tuple(pixel_values.shape[2:]))
         loss = None
         if labels is not None:
             loss = offset_learning_loss(self.decode_head.offset_learning, features, logits, labels, self.config)

@@ -9,6 +9,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from offseg_hf.models.image_processing_offseg import read_image
 from offseg_hf.prediction.evaluation_mode import evaluation_mode
+from offseg_hf.prediction.outputs import model_outputs
 from offseg_hf.prediction.scores import label_maps
 from offseg_hf.prediction.windows import label_maps_in_bands
 
@@ -41,14 +42,14 @@ def predict_label_map(
     Raises:
         FileNotFoundError, ValueError: if the photo is missing, or no image, or the windows leave gaps.
     """
-    photo = read_image(image)
+    photo = read_image(image, max_value=getattr(image_processor, "max_value", None))
     size = (photo.height, photo.width)
     inputs = image_processor(images=photo, return_tensors="pt")
     if window_size is not None or stride is not None:
         label_map = label_maps_in_bands(model, [inputs["pixel_values"]], size, window_size, stride)[0]
     else:
         with evaluation_mode(model):
-            outputs = model(**inputs.to(model.device, model.dtype))
+            outputs = model_outputs(model, **inputs)
         if len(inputs["pixel_values"]) == 1:
             label_map = label_maps(outputs, size)[0]
         else:  # EoMT's image processor cuts a photo into overlapping patches, which it alone can join

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 
 from offseg_hf.model_types import auto_model_class
+from offseg_hf.models.label_map import check_finite
 from offseg_hf.prediction.evaluation_mode import evaluation_mode
+from offseg_hf.prediction.outputs import model_outputs
 from offseg_hf.prediction.scores import class_scores, most_likely
 
 MAX_BAND_VALUES = 2**20  # logits of one band of rows: 4 MB in float32, of which there are several forms
@@ -176,7 +178,9 @@ def _windows(size, window_size, stride):
 
 def _window_logits(model, pixel_values):
     """Logits (B, K, h, w) at the model's resolution, in float32; scores, where the model classifies masks."""
-    return class_scores(model(pixel_values=pixel_values.to(model.device, model.dtype))).float()
+    scores = class_scores(model_outputs(model, pixel_values=pixel_values)).float()
+    check_finite(scores)
+    return scores
 
 
 def _source_lines(start, stop, old, new):

@@ -1,7 +1,6 @@
 """What is recorded beside a model's weights: how it was trained, and what was measured."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from offseg_hf.data.presets import find_preset
 from offseg_hf.data.sources import is_hub_id
-from offseg_hf.files import write_json
+from offseg_hf.files import read_json, write_json
 from offseg_hf.publishing.card import METRICS, RANDOM_WEIGHTS
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def _read_record(path, digest=None, needed=()):
     if not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         lacking = [name for name in needed if name not in record]
     except (ValueError, TypeError):
         record, lacking = {}, ["JSON"]

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForUniversalSegmentation
 
 from offseg_hf.files import whole_folder, write_text
-from offseg_hf.model_types import auto_model_class
+from offseg_hf.model_types import auto_model_class, loading_errors
 from offseg_hf.publishing.card import model_card
 from offseg_hf.publishing.records import WEIGHT_PATTERNS, read_records, weight_files
 
@@ -49,17 +49,18 @@ def write_repository(
         raise FileExistsError(f"`output` must be a new or empty folder, got {output}; name another.")
     _check_model_folder(model_folder)
     training, evaluations = read_records(model_folder)
-    config = AutoConfig.from_pretrained(model_folder)
-    auto_class = auto_model_class(config)
+    with loading_errors(model_folder):
+        config = AutoConfig.from_pretrained(model_folder)
+        auto_class = auto_model_class(config)
+        model, report = auto_class.from_pretrained(model_folder, config=config, output_loading_info=True)
+        image_processor = AutoImageProcessor.from_pretrained(model_folder)
     masks = auto_class is AutoModelForUniversalSegmentation
-    model, report = auto_class.from_pretrained(model_folder, config=config, output_loading_info=True)
     lacking = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
     if lacking:
         raise ValueError(
             f"`model` must hold all weights of the model, and {model_folder} lacks {len(lacking)} of them, such as "
             f"{lacking[0]}; save the trained model there with `save_pretrained`."
         )
-    image_processor = AutoImageProcessor.from_pretrained(model_folder)
     card = model_card(
         repo_id, model.config, model.num_parameters(), training, evaluations, license, base_model, dataset_name
     )

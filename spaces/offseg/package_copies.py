@@ -14,6 +14,7 @@ from typing import TypeAlias
 import io
 import numpy as np
 import os
+import sys
 import torch
 import torch.nn.functional as F
 
@@ -56,10 +57,24 @@ ImageSource: TypeAlias = str | os.PathLike | bytes | dict | Image.Image | np.nda
 EXIF_ORIENTATION = 0x0112
 
 
-def open_image(source: ImageSource, name: str | None = None, input_data_format: str | None = None) -> Image.Image:
+# 16-bit colours, of which Pillow gives the upper 8 bits; and the name that makes it give the lower ones.
+LOWER_BITS = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA", "RGBX")
+    for order, other in (("L", "B"), ("B", "L"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
+
+
+WHITES = (255, 1023, 4095)  # of 8, 10 and 12 bits, which files of 16 bits often hold
+
+
+def open_image(
+    source: ImageSource, name: str | None = None, input_data_format: str | None = None, max_value: int | None = None
+) -> Image.Image:
     """The picture as it is stored: in its own mode, not turned upright, a file's pixels not decoded yet.
 
-    Hand the result to both `read_image` and `read_mask(photo=...)`, and the photo is decoded once for the two.
+    Hand the result to both `read_image` and `read_mask(photo=...)`, and the photo is decoded once for the two. Only
+    colours of 16 bits, for which Pillow has no mode, are decoded at once and scaled to 8 bits.
 
     Args:
         source (`str`, `os.PathLike`, `bytes`, `dict`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
@@ -69,6 +84,7 @@ def open_image(source: ImageSource, name: str | None = None, input_data_format: 
         name (`str`, *optional*): What errors call it, such as `images[3]`; a known path is added.
         input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, for arrays. By default the
             first axis holds the channels if its length is 1, 3 or 4, as in transformers.
+        max_value (`int`, *optional*): See `read_image`.
 
     Returns:
         `PIL.Image.Image`: the picture; an array gives a grey or RGB one.
@@ -78,11 +94,56 @@ def open_image(source: ImageSource, name: str | None = None, input_data_format: 
             or values are none of the above; `source` is nothing of the above.
     """
     label = _label(source, name)
+    opened, exif = _open(source, label, input_data_format), None
+    if isinstance(opened, Image.Image):
+        if _stored_as(opened) not in LOWER_BITS:
+            return opened
+        opened, exif = _sixteen_bit_colours(opened, label)
+    pixels = _as_uint8(opened, label, max_value)
+    image = Image.fromarray(np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., :3]))
+    if exif:
+        image.info["exif"] = exif.tobytes()
+    return image
+
+
+def read_image(source: ImageSource, name: str | None = None, max_value: int | None = None) -> Image.Image:
+    """The photo in RGB, upright as its EXIF orientation asks.
+
+    Transparency is dropped and the colour under it kept, as transformers' own image loading does; 16-bit values are
+    scaled to 8 bits; of an animation the first picture is taken.
+
+    Args:
+        source: Anything that `open_image` takes.
+        name (`str`, *optional*): What errors call it, such as `images[3]`; a known path is added.
+        max_value (`int`, *optional*): The value of white in photos of more than 8 bits, up to 65535: 4095 where
+            cameras give 12 bits. By default 65535, and photos of which no value is above 4095 are refused, since
+            they would turn black if they are of 8 to 12 bits.
+
+    Returns:
+        `PIL.Image.Image`: mode RGB. `source` itself if it is an upright RGB picture already.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: As `open_image`, and ValueError if the file is truncated, or its
+            values are above `max_value` or seem to be of fewer bits than they are stored in.
+    """
+    opened = open_image(source, name, max_value=max_value)
+    image = _upright(opened, label := _label(source, name))
+    if image.mode[0] in "IF":  # "I;16", "I" or "F": Pillow would clip these at 255, not scale them
+        pixels = np.asarray(image)
+        if image.mode == "I" and opened.format == "PPM":  # Pillow has no 16-bit mode for these files
+            pixels = pixels.astype(np.uint16)
+        image = Image.fromarray(_as_uint8(pixels, label, max_value))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the way to RGB on which Pillow does not warn
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _open(source, label, input_data_format=None):
+    """The picture as it is stored, its pixels not decoded yet; of an array, (H, W) or (H, W, C)."""
     if isinstance(source, dict):
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if isinstance(source, (np.ndarray, torch.Tensor)):
-        pixels = _as_uint8(_channels_last(_as_numpy(source), label, input_data_format), label)
-        return Image.fromarray(np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., :3]))
+        return _channels_last(_as_numpy(source), label, input_data_format)
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, (str, os.PathLike)):
@@ -96,6 +157,11 @@ def open_image(source: ImageSource, name: str | None = None, input_data_format: 
         )
     try:
         return Image.open(io.BytesIO(source))
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"`{label}` must have at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels, so that no small file fills the "
+            f"memory, but: {error}; raise the limit with `--max_pixels`, in Python with `PIL.Image.MAX_IMAGE_PIXELS`."
+        ) from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
         found = f"raises {type(error).__name__} on it (it starts with {source[:8]!r})" if source else "finds it empty"
         raise ValueError(
@@ -103,32 +169,28 @@ def open_image(source: ImageSource, name: str | None = None, input_data_format: 
         ) from error
 
 
-def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
-    """The photo in RGB, upright as its EXIF orientation asks.
+def _stored_as(image):
+    """Pillow's name for how the pixels of a file are stored, such as "RGB;16B"; empty once they are decoded."""
+    if not getattr(image, "tile", None):
+        return ""
+    arguments = image.tile[0][3]
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
-    Transparency is dropped and the colour under it kept, as transformers' own image loading does; 16-bit grey is
-    scaled to 8 bits (value / 257); of an animation the first picture is taken.
 
-    Args:
-        source: Anything that `open_image` takes.
-        name (`str`, *optional*): What errors call it, such as `images[3]`; a known path is added.
-
-    Returns:
-        `PIL.Image.Image`: mode RGB. `source` itself if it is an upright RGB picture already.
-
-    Raises:
-        FileNotFoundError, ValueError, TypeError: As `open_image`, and ValueError if the file is truncated.
-    """
-    opened = open_image(source, name)
-    image = _upright(opened, label := _label(source, name))
-    if image.mode[0] in "IF":  # "I;16", "I" or "F": Pillow would clip these at 255, not scale them
-        pixels = np.asarray(image)
-        if image.mode == "I" and opened.format == "PPM":  # Pillow has no 16-bit mode for these files
-            pixels = pixels.astype(np.uint16)
-        image = Image.fromarray(_as_uint8(pixels, label))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the way to RGB on which Pillow does not warn
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _sixteen_bit_colours(image, label):
+    """The uint16 values (H, W, C) of a file of 16-bit colours, and its EXIF entries."""
+    position = image.fp.tell()
+    image.fp.seek(0)
+    content = image.fp.read()
+    image.fp.seek(position)
+    halves = []
+    for names in ({}, LOWER_BITS):
+        half = Image.open(io.BytesIO(content))
+        arguments = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in half.tile]
+        arguments = [(names.get(first, first), *rest) for first, *rest in arguments]
+        half.tile = [(*tile[:3], each if len(each) > 1 else each[0]) for tile, each in zip(half.tile, arguments)]
+        halves.append(np.asarray(_decoded(half, label)).astype(np.uint16))
+    return halves[0] * 256 + halves[1], half.getexif()
 
 
 def _label(source, name):
@@ -140,16 +202,28 @@ def _label(source, name):
     return name if name and path in name else ": ".join(filter(None, (name, path))) or "source"
 
 
-def _upright(image, label):
-    """`image` decoded and turned as its EXIF orientation asks."""
+def _decoded(image, label):
+    """`image` with its pixels decoded."""
     try:
         if 0 in image.size:
             raise ValueError("it has no pixels")
         image.load()
-        return ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION, 1) != 1 else image
+        return image
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise ValueError(
             f"`{label}` must be a whole image, but decoding it stopped with '{error}'; replace it or leave it out."
+        ) from error
+
+
+def _upright(image, label):
+    """`image` decoded and turned as its EXIF orientation asks."""
+    image = _decoded(image, label)
+    try:
+        return ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION, 1) != 1 else image
+    except Exception as error:  # of damaged EXIF entries
+        raise ValueError(
+            f"`{label}` must have an EXIF orientation that can be read, but that stopped with '{error}'; save it "
+            "without EXIF entries."
         ) from error
 
 
@@ -176,17 +250,34 @@ def _channels_last(array, label, input_data_format=None):
     return array
 
 
-def _as_uint8(pixels, label):
-    """Pixels of 1, 8 or 16 bits or floats in [0, 1], as 8 bits."""
+def _as_uint8(pixels, label, max_value):
+    """Pixels of 1, 8 or 16 bits, or up to `max_value`, or floats in [0, 1], as 8 bits."""
     if pixels.dtype == bool:
         return pixels * np.uint8(255)
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.dtype == np.uint8:
+        return pixels
     low, high = pixels.min(), pixels.max()
+    if pixels.dtype.kind == "f" and not np.isfinite([low, high]).all():
+        count = np.count_nonzero(~np.isfinite(pixels))
+        raise ValueError(f"`{label}` must hold numbers, but {count} of its values are NaN or infinite; replace them.")
     if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
         return (pixels * 255 + 0.5).astype(np.uint8)
-    if pixels.dtype.kind in "iu" and low >= 0 and high <= 255:
-        return pixels.astype(np.uint8, copy=False)
+    is_16_bit = pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2
+    if is_16_bit and max_value is None and 0 < high <= WHITES[-1]:
+        raise ValueError(
+            f"`{label}` must use the range of its 16 bits, but no value is above {high}, so that it would turn black; "
+            f"say which value is white, {', '.join(map(str, WHITES))} or another, with `--max_value` (in Python "
+            "`max_value` of the image processor)."
+        )
+    if pixels.dtype.kind in "iu" and low >= 0:
+        white = max_value if max_value is not None else 65535 if is_16_bit else 255
+        if high <= white:
+            return ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)[pixels]
+    if pixels.dtype.kind in "iu" and max_value is not None:
+        raise ValueError(
+            f"`max_value` must be the value of white in all photos, got {max_value}, but `{label}` has {low} to "
+            f"{high}; pass a larger one."
+        )
     raise ValueError(
         f"`{label}` must hold integers in [0, 255], uint16 or floats in [0, 1], but holds {pixels.dtype} from {low} "
         f"to {high}; rescale it first."
@@ -359,10 +450,21 @@ def upsampled_label_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Te
         `torch.LongTensor` of shape (B, height, width): ids in [0, K); with K = 1, 1 where the logit is above 0.
 
     Raises:
-        ValueError: `size` is no (height, width).
+        ValueError: `size` is no (height, width), or a pixel has logits that are not finite.
     """
     size = checked_size(size, "size")
+    check_finite(logits)
     return torch.stack([_label_map(image_logits, size) for image_logits in logits])
+
+
+def check_finite(logits: torch.Tensor) -> None:
+    """Raises a ValueError where the largest of a pixel's logits (B, K, h, w) is not finite."""
+    num_wrong = logits.numel() and (~logits.amax(dim=1).isfinite()).sum().item()
+    if num_wrong:
+        raise ValueError(
+            f"`logits` must be finite numbers to choose a class by, but at {num_wrong} of {logits[:, 0].numel()} "
+            "positions they are NaN or infinite; check the weights, or compute in float32 (`dtype=torch.float32`)."
+        )
 
 
 def checked_size(size: Sequence[int] | torch.Size, name: str) -> tuple[int, int]:

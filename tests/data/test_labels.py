@@ -426,3 +426,17 @@ def test_error_names_the_remedy_when_the_ids_fit_both_encodings(name):
 def test_error_is_raised_when_there_is_no_mask_to_find_the_encoding_from():
     with pytest.raises(ValueError, match="`masks` must hold at least one mask, got none"):
         encoding("cityscapes")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.uint64])
+def test_stored_ids_beyond_32_bits_have_no_class(dtype):
+    stored = np.array([[7, min(2**32 + 7, np.iinfo(dtype).max)]], dtype)
+    with pytest.raises(ValueError, match=r"`mask` must hold ids that have a class, got \[4294967"):
+        LabelTable({7: 1, -1: 255})(stored)
+
+
+def test_ids_that_are_no_integers_are_refused():
+    with pytest.raises(ValueError, match="`mask` must hold integer ids, got float32; convert it to uint8"):
+        LabelTable({1: 0})(np.ones((2, 2), np.float32))
+    with pytest.raises(ValueError, match="`masks` must hold integer ids, got float64; convert them to uint8"):
+        audit_labels([np.full((2, 2), 1.5)], 3)

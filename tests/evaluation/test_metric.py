@@ -179,3 +179,13 @@ def test_error_names_the_labels_when_they_are_no_class_id():
 def test_error_is_raised_when_there_is_no_class():
     with pytest.raises(ValueError, match="`num_labels` must be at least 1, got 0"):
         SemanticSegmentationMetric(num_labels=0)
+
+
+@pytest.mark.parametrize("label", [2**32 + 3, 2**63 + 3, 2**64 - 100])
+def test_error_is_raised_when_a_label_would_wrap_around(label):
+    references = np.array([[label, 0]], np.uint64)
+    metric = SemanticSegmentationMetric(4)
+    with pytest.raises(ValueError, match=r"`references` must hold class ids from 0 to 3"):
+        metric.add(prediction=np.zeros((1, 2), np.uint8), reference=references)
+    metric.add(prediction=references, reference=np.zeros((1, 2), np.uint8))  # predictions count as wrong
+    assert metric.compute()["overall_accuracy"] == 0.5

@@ -1,5 +1,4 @@
 import base64
-import io
 import json
 import os
 import subprocess
@@ -11,317 +10,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from drawn_pictures import encoded, random_ids, random_pixels
+from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, SegformerConfig, SegformerForSemanticSegmentation, pipeline
 
 from offseg_hf.models.image_processing_offseg import (
     OffSegImageProcessor,
-    open_image,
     read_image,
-    read_mask,
     reduce_labels,
 )
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's
-ORIENTATION = 0x0112
-
-
-def random_pixels(height, width, channels=3, seed=0):
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def random_ids(height, width, num_labels=256, dtype=np.uint8):
-    return np.random.default_rng(1).integers(0, num_labels, (height, width), dtype=dtype)
-
-
-def encoded(image, image_format="PNG", orientation=None):
-    exif = Image.Exif()
-    if orientation is not None:
-        exif[ORIENTATION] = orientation
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, exif=exif)
-    return buffer.getvalue()
-
-
-def with_mode(mode, value):
-    """A 2 x 3 picture of one value."""
-    return Image.new(mode, (3, 2), value)
 
 
 def normalized(image):
     return ((np.asarray(image) / 255 - MEAN) / STD).transpose(2, 0, 1)  # (3, H, W)
-
-
-# Reading photos
-
-
-@pytest.mark.parametrize("kind", ["str", "path", "bytes", "dict of bytes", "dict of path", "pil", "array", "tensor"])
-def test_read_image_gives_the_same_picture_whatever_the_source(tmp_path, kind):
-    pixels = random_pixels(6, 9)
-    path = tmp_path / "photo.png"
-    path.write_bytes(encoded(Image.fromarray(pixels)))
-    source = {
-        "str": str(path),
-        "path": path,
-        "bytes": path.read_bytes(),
-        "dict of bytes": {"bytes": path.read_bytes(), "path": "photo.png"},
-        "dict of path": {"bytes": None, "path": str(path)},
-        "pil": Image.open(path),
-        "array": pixels,
-        "tensor": torch.from_numpy(pixels).permute(2, 0, 1),
-    }[kind]
-    image = read_image(source)
-    assert image.mode == "RGB"
-    np.testing.assert_array_equal(image, pixels)
-
-
-@pytest.mark.parametrize(
-    ("stored", "rgb"),
-    [
-        (with_mode("L", 7), (7, 7, 7)),
-        (with_mode("LA", (7, 0)), (7, 7, 7)),
-        (with_mode("1", 1), (255, 255, 255)),
-        (with_mode("RGBA", (10, 20, 30, 0)), (10, 20, 30)),  # the colour under a transparent pixel is kept
-        (with_mode("CMYK", (255, 0, 0, 0)), (0, 255, 255)),
-        (with_mode("I;16", 257 * 40), (40, 40, 40)),
-        (with_mode("I;16", 65535), (255, 255, 255)),
-        (with_mode("I", 200), (200, 200, 200)),
-        (with_mode("F", 0.2), (51, 51, 51)),
-    ],
-    ids=lambda value: value.mode if isinstance(value, Image.Image) else None,
-)
-def test_read_image_gives_rgb_when_the_mode_is(stored, rgb):
-    image = read_image(stored)
-    assert (image.mode, image.size) == ("RGB", (3, 2))
-    assert image.getpixel((1, 1)) == rgb
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("transparency", [None, 1, b"\x00\x80"])
-def test_read_image_gives_the_colours_when_the_file_has_a_palette(transparency):
-    image = Image.new("P", (3, 2), 1)
-    image.putpalette([1, 2, 3, 40, 50, 60])
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", **({} if transparency is None else {"transparency": transparency}))
-    assert read_image(buffer.getvalue()).getpixel((0, 0)) == (40, 50, 60)
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-def test_read_image_scales_grey_files_to_8_bits_when_stored_in(bits):
-    grey = random_pixels(5, 7, channels=1)
-    stored = Image.fromarray(grey if bits == 8 else grey.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(np.asarray(read_image(encoded(stored)))[..., 2], grey)
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        random_pixels(5, 7),
-        random_pixels(5, 7).astype(np.int64),
-        random_pixels(5, 7) / 255,
-        (random_pixels(5, 7) / 255).astype(np.float32),
-        random_pixels(5, 7).astype(np.uint16) * 257,
-        np.moveaxis(random_pixels(5, 7), -1, 0),
-        np.concatenate([random_pixels(5, 7), random_pixels(5, 7, channels=1)[..., None]], axis=-1),
-        torch.from_numpy(random_pixels(5, 7) / 255).float(),
-    ],
-    ids=["uint8", "int64", "float64", "float32", "uint16", "channels first", "four channels", "tensor"],
-)
-def test_read_image_takes_arrays_of(array):
-    np.testing.assert_array_equal(read_image(array), random_pixels(5, 7))
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (1, 5, 7)])
-def test_read_image_takes_grey_arrays_shaped(shape):
-    grey = random_pixels(5, 7, channels=1)
-    np.testing.assert_array_equal(np.asarray(read_image(grey.reshape(shape)))[..., 1], grey)
-
-
-def test_read_image_takes_bfloat16_tensors():
-    assert read_image(torch.full((3, 2, 2), 1.0, dtype=torch.bfloat16)).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_read_image_returns_the_picture_itself_when_it_is_upright_rgb():
-    image = Image.fromarray(random_pixels(4, 4))
-    assert read_image(image) is image
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_read_image_is_upright_when_the_photo_carries_an_orientation(orientation, image_format):
-    photo = Image.open(io.BytesIO(encoded(Image.fromarray(random_pixels(16, 24)), image_format, orientation)))
-    image = read_image(photo)
-    assert image.size == ((24, 16) if orientation < 5 else (16, 24))
-    np.testing.assert_array_equal(image, ImageOps.exif_transpose(photo))
-    np.testing.assert_array_equal(read_image(image), image)  # what is upright is not turned again
-
-
-def test_read_image_names_the_file_when_it_is_missing(tmp_path):
-    message = r"`images\[3\]: .*none.png` must be an image file, but there is no such file; check the path."
-    with pytest.raises(FileNotFoundError, match=message):
-        read_image(tmp_path / "none.png", "images[3]")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "must be an image file, but Pillow finds it empty; replace"),
-        (
-            b"no image at all",
-            r"must be an image file, but Pillow raises \w+ on it \(it starts with b'no image'\); rep",
-        ),
-        (
-            encoded(Image.fromarray(random_pixels(64, 64)))[:2000],
-            "must be a whole image, but decoding it stopped with '",
-        ),
-        (
-            encoded(Image.fromarray(random_pixels(64, 64)), "JPEG")[:2000],
-            "must be a whole image, but decoding .*; replace it or",
-        ),
-    ],
-    ids=["empty", "text", "truncated PNG", "truncated JPEG"],
-)
-@pytest.mark.parametrize("read", [read_image, read_mask])
-def test_reading_names_the_file_when_it_is(tmp_path, content, message, read):
-    path = tmp_path / "broken.png"
-    path.write_bytes(content)
-    for source in (path, {"bytes": content, "path": "folder/broken.png"}):
-        with pytest.raises(ValueError, match=f"^`.*broken.png` {message}"):
-            read(source)
-    with pytest.raises(ValueError, match=r"^`images\[3\]` must"):
-        read(content, "images[3]") if read is read_image else read(content, name="images[3]")
-    with pytest.raises(ValueError, match=r"^`source` must"):
-        read(content)
-
-
-def test_read_image_reports_a_picture_without_pixels():
-    with pytest.raises(ValueError, match=r"`source` must be a whole image, but .* 'it has no pixels'"):
-        read_image(Image.new("RGB", (0, 4)))
-
-
-@pytest.mark.parametrize("source", [None, 3, ["photo.png"], {"bytes": None, "path": None}, {}])
-def test_read_image_names_the_type_when_it_is_none_it_takes(source):
-    with pytest.raises(
-        TypeError, match=r"`source` must be a path, bytes, .* but is a (NoneType|int|list); convert it"
-    ):
-        read_image(source)
-
-
-@pytest.mark.parametrize("shape", [(4,), (2, 4, 4, 3), (5, 7, 2), (5, 6, 7), (0, 4), (2, 0, 3)])
-def test_read_image_names_the_shape_when_it_is_none_of_an_image(shape):
-    with pytest.raises(ValueError, match=r"`source` must be \(H, W\), .* but is \([\d, ]*\); reshape it"):
-        read_image(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize(
-    "array", [np.full((4, 4), 1.5), np.full((4, 4), np.nan), np.full((4, 4), -1), np.full((4, 4), 256)]
-)
-def test_read_image_names_the_range_when_values_do_not_fit(array):
-    with pytest.raises(
-        ValueError, match=r"must hold integers in \[0, 255\], .* but holds (float|int)64 from .*; rescale"
-    ):
-        read_image(array)
-
-
-# Reading masks
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "LA", "1", "RGB", "RGBA", "I;16"])
-def test_read_mask_keeps_the_ids_when_the_file_is(mode):
-    ids = random_ids(6, 9, num_labels=2 if mode == "1" else 256)
-    if mode == "P":
-        mask = Image.fromarray(ids)
-        mask.putpalette(random_pixels(256, 1, seed=5).tobytes())  # colours that say nothing of the ids
-        assert mask.mode == "P"
-    elif mode == "I;16":
-        ids = ids.astype(np.uint16) * 200
-        mask = Image.fromarray(ids)
-    elif mode == "1":
-        mask = Image.fromarray(ids * 255).convert("1")
-    else:
-        mask = Image.fromarray(ids).convert(mode)
-    read = read_mask(encoded(mask))
-    np.testing.assert_array_equal(read, ids)
-    assert read.dtype == ids.dtype
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.int64, bool])
-@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 1), (1, 6, 9)])
-def test_read_mask_takes_arrays_of(dtype, shape):
-    ids = random_ids(6, 9, num_labels=2).astype(dtype)
-    for source in (ids.reshape(shape), torch.from_numpy(ids.reshape(shape).astype(np.int64))):
-        np.testing.assert_array_equal(read_mask(source), ids.astype(np.int64))
-
-
-def test_read_mask_returns_an_array_of_its_own():
-    ids = random_ids(6, 9)
-    read_mask(ids)[:] = 0
-    np.testing.assert_array_equal(ids, random_ids(6, 9))
-
-
-@pytest.mark.parametrize("kind", ["file", "array", "CMYK"])
-def test_read_mask_names_the_remedy_when_it_holds_colours(kind):
-    colours = random_pixels(6, 9)
-    source = colours if kind == "array" else Image.fromarray(colours).convert("CMYK" if kind == "CMYK" else "RGB")
-    with pytest.raises(
-        ValueError, match=r"`masks\[7\]` must hold one class id .* holds colours; map each colour to its cl"
-    ):
-        read_mask(source, name="masks[7]")
-
-
-def test_read_mask_names_the_dtype_when_it_holds_floats():
-    with pytest.raises(
-        ValueError, match="`source` must hold integer class ids, but holds float32; convert it to uint8"
-    ):
-        read_mask(np.zeros((6, 9), np.float32))
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
-@pytest.mark.parametrize("orientation", range(5, 9))
-def test_read_mask_turns_with_its_photo_when_it_has_the_stored_size(orientation, image_format):
-    ids = random_ids(16, 24)
-    photo = encoded(Image.fromarray(random_pixels(16, 24)), image_format, orientation)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(Image.fromarray(ids), "PNG", orientation))))
-    np.testing.assert_array_equal(read_mask(ids, photo=photo), upright)
-    np.testing.assert_array_equal(read_mask(encoded(Image.fromarray(ids)), photo=photo), upright)
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_read_mask_stays_when_it_has_the_upright_size(orientation, image_format):
-    photo = encoded(Image.fromarray(random_pixels(16, 24)), image_format, orientation)
-    ids = random_ids(16, 24) if orientation < 5 else random_ids(24, 16)
-    np.testing.assert_array_equal(read_mask(ids, photo=photo), ids)
-
-
-def test_read_mask_stays_when_its_photo_is_square():
-    ids = random_ids(16, 16)
-    np.testing.assert_array_equal(
-        read_mask(ids, photo=encoded(Image.fromarray(random_pixels(16, 16)), "JPEG", 6)), ids
-    )
-
-
-def test_read_mask_is_turned_once_when_it_carries_the_orientation_too():
-    ids = random_ids(16, 24)
-    photo = encoded(Image.fromarray(random_pixels(16, 24)), "JPEG", 6)
-    mask = encoded(Image.fromarray(ids), "PNG", 6)
-    np.testing.assert_array_equal(read_mask(mask, photo=photo), np.rot90(ids, -1))
-
-
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_read_mask_names_both_sizes_when_its_photo_has_another(orientation):
-    photo = encoded(Image.fromarray(random_pixels(16, 24)), "JPEG", orientation)
-    expected = "16 x 24" if orientation == 1 else "24 x 16"
-    with pytest.raises(
-        ValueError, match=rf"`mask` .* size of its image, {expected} pixels .* but has 9 x 24; pair each"
-    ):
-        read_mask(random_ids(9, 24), photo=photo, name="mask")
-
-
-def test_open_image_decodes_nothing_yet():
-    content = encoded(Image.fromarray(random_pixels(64, 64)), "JPEG")
-    assert open_image(content[:2000]).size == (64, 64)  # truncated: decoding it would fail
 
 
 # Reducing labels
@@ -337,7 +40,9 @@ def test_reduce_labels_gives_the_hand_counted_ids(dtype):
 
 
 def test_reduce_labels_names_the_id_when_it_is_above_255():
-    with pytest.raises(ValueError, match=r"`do_reduce_labels` needs ids up to 255 .* but a mask has 300; renumber"):
+    with pytest.raises(
+        ValueError, match=r"`do_reduce_labels` needs whole ids from 0 to 255 .* has 0 to 300; renumber"
+    ):
         reduce_labels(np.array([[0, 300]]))
 
 
@@ -522,6 +227,7 @@ def test_an_error_names_index_and_file_when_one_of_a_batch_is_broken(tmp_path):
     broken.write_bytes(content[:2000])
     with pytest.raises(ValueError, match=r"`images\[3\]: .*broken.jpg` must be a whole image"):
         OffSegImageProcessor(size=16)([good, good, good, broken])
+    broken.write_bytes(encoded(Image.fromarray(random_pixels(64, 64)))[:2000])
     with pytest.raises(ValueError, match=r"`segmentation_maps\[1\]: .*broken.jpg` must be a whole image"):
         OffSegImageProcessor(size=16)([good, good], [np.zeros((64, 64), np.uint8), broken])
     with pytest.raises(
@@ -802,3 +508,63 @@ def test_sixteen_bit_pgm_is_scaled_to_eight_bits(tmp_path):
     path = tmp_path / "dark.pgm"
     path.write_bytes(b"P5 2 1 65535\n" + (200).to_bytes(2, "big") + (65535).to_bytes(2, "big"))
     assert np.asarray(read_image(path))[0, :, 0].tolist() == [1, 255]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("do_reduce_labels", "false", "must be True or False, but is 'false'"),
+        ("do_resize", 1, "must be True or False, but is 1"),
+        ("image_std", 0, "must hold finite numbers above 0, but is 0"),
+        ("image_std", [0.2, 0.0, 0.2], "must hold finite numbers above 0"),
+        ("image_std", [0.2, -0.2, 0.2], "must hold finite numbers above 0"),
+        ("image_mean", [0.5, float("nan"), 0.5], "must hold finite numbers, but is"),
+        ("image_mean", "half", "must hold finite numbers, but is half"),
+        ("rescale_factor", 0, "must hold finite numbers above 0, but is 0"),
+        ("rescale_factor", float("inf"), "must hold finite numbers above 0, but is inf"),
+        ("size", (3, 4, 5), r'must be \{"height", "width"\}.* but is \(3, 4, 5\)'),
+        ("size", (3,), r'must be \{"height", "width"\}.* but is \(3,\)'),
+        ("size", {"height": True, "width": 3}, "must hold whole numbers of at least 1"),
+        ("resample", 17, "must be one of 0, 1, 2, 3, 4, 5, but is 17"),
+        ("max_value", 0, "must be a whole number from 1 to 65535, but is 0"),
+        ("max_value", 4095.5, "must be a whole number from 1 to 65535, but is 4095.5"),
+    ],
+)
+def test_a_field_is_refused_at_construction_and_in_a_file_when_it_is_out_of_range(field, value, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^`{field}` {message}"):
+        OffSegImageProcessor(**{field: value})
+    OffSegImageProcessor().save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(ValueError, match=f"^`{field}` must"):
+        OffSegImageProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["input_data_format", "data_format"])
+def test_an_order_of_channels_that_is_unknown_is_refused(name):
+    with pytest.raises(
+        ValueError, match=f"^`{name}` must be one of 'channels_first'.* but is 'channels_middle'; choose"
+    ):
+        OffSegImageProcessor()(random_pixels(6, 9), **{name: "channels_middle"})
+
+
+def test_photos_of_12_bits_are_read_by_the_white_that_was_saved_with_the_model(tmp_path):
+    OffSegImageProcessor(size=8, max_value=4095).save_pretrained(tmp_path)
+    processor = OffSegImageProcessor.from_pretrained(tmp_path)
+    values = processor(np.full((8, 8, 3), 4095, np.uint16), return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(
+        values, processor(np.full((8, 8, 3), 255, np.uint8), return_tensors="np")["pixel_values"]
+    )
+
+
+def test_a_pipeline_takes_batches_of_photos_of_different_shapes_with_a_fixed_size():
+    config = SegformerConfig(
+        num_labels=3, hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8
+    )
+    processor = OffSegImageProcessor(size={"height": 64, "width": 64})
+    segment = pipeline(
+        "image-segmentation", SegformerForSemanticSegmentation(config), image_processor=processor, batch_size=2
+    )
+    photos = [Image.fromarray(random_pixels(40, 56)), Image.fromarray(random_pixels(70, 33))]
+    sizes = [found[0]["mask"].size for found in segment(photos)]
+    assert sizes == [(56, 40), (33, 70)]

@@ -90,7 +90,6 @@ def test_label_map_takes_the_first_of_equal_classes(size):
         upsampled_label_map(torch.cat([logits, logits], dim=1), size), upsampled_label_map(logits, size)
     )
     assert (upsampled_label_map(torch.zeros(1, 9, 4, 4), size) == 0).all()
-    assert (upsampled_label_map(torch.full((1, 9, 4, 4), -torch.inf), size) == 0).all()
 
 
 @pytest.mark.parametrize("size", [(97, 131), (24, 30)])
@@ -149,3 +148,15 @@ def test_confidence_takes_one_plane_at_a_time(num_labels, memory_format):
     with Operations() as operations:
         label_map_and_confidence(logits[0], (96, 128))
     assert operations.largest == 96 * 128
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("num_labels", [1, 3, 11])
+def test_label_map_is_an_error_when_a_logit_is_not_finite(num_labels, value):
+    logits = random_logits("smooth", num_labels)
+    logits[1, -1, 3, 4] = value
+    message = r"`logits` must be finite numbers to choose a class by, but at 1 of 360 positions .*; check the weights"
+    with pytest.raises(ValueError, match=message):
+        upsampled_label_map(logits, (96, 120))
+    with pytest.raises(ValueError, match="`logits` must be finite numbers"):
+        label_map_and_confidence(logits[1], (96, 120))

@@ -148,21 +148,24 @@ def test_find_images_sorts_a_folder_and_leaves_out_what_is_no_image(tmp_path):
     for name in ("b.PNG", "a.jpg", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in find_images(tmp_path)] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in find_images(tmp_path)[0]] == ["a.jpg", "b.PNG"]
 
 
 def test_find_images_takes_a_file_of_any_suffix(tmp_path):
     (tmp_path / "photo.dat").touch()
-    assert find_images(str(tmp_path / "photo.dat")) == [tmp_path / "photo.dat"]
+    assert find_images(str(tmp_path / "photo.dat")) == ([tmp_path / "photo.dat"], [])
 
 
 def test_find_images_raises_when_nothing_is_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="photos must be an image file or a folder of them, and there is no"):
+    with pytest.raises(FileNotFoundError, match="`input` must be an image file or a folder of them, and there is no"):
         find_images(tmp_path / "nothing")
 
 
 def test_find_images_raises_when_a_folder_has_no_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"folder of photos must hold image files \(.bmp, .*sub-folders"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"`input` must be a folder with images that Pillow opens, .* has none: name .*sub-folders",
+    ):
         find_images(tmp_path)
 
 

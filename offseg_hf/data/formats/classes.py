@@ -1,11 +1,11 @@
 """The tool's class names → the model's class ids: by name, never by number."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from offseg_hf.data.formats.records import Labels
+from offseg_hf.files import read_json
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 # What tools call that which is not labelled, compared without case and without what is no letter.
@@ -100,7 +100,7 @@ def read_name_table(path: str | Path) -> dict[str, str | None]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`label_table` must be a JSON file of name → class, and {path} is not there.")
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        table = read_json(path)
     except ValueError as error:
         raise ValueError(f"`label_table` must be a JSON file, and {path} is none ({error}); correct it.") from error
     if not isinstance(table, dict) or not all(isinstance(name, str | None) for name in table.values()):

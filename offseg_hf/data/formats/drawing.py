@@ -4,19 +4,15 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from offseg_hf.data.formats.rasterize import FILLS
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Pixels, Polygon
-from offseg_hf.models.image_processing_offseg import (
-    EXIF_ORIENTATION,
-    IGNORE_INDEX,
-    QUARTER_TURNS,
-    open_image,
-    read_mask,
-)
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, open_image, read_mask
+from offseg_hf.models.image_reading import EXIF_ORIENTATION, QUARTER_TURNS
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +134,7 @@ def _draw_polygon(canvas, shape, class_id):
     part[inside] = class_id
 
 
-def read_colours(path) -> np.ndarray:
+def read_colours(path: Path) -> np.ndarray:
     """The colours of a picture, palette files in those of their palette.
 
     Args:

@@ -4,240 +4,44 @@ Reading (`open_image`, `read_image`, `read_mask`) is done by functions that trai
 numpy do all work on pictures: torchvision would change no number.
 """
 
-import io
-import os
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, load_image
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .image_reading import ImageSource, _as_numpy, _label, open_image, read_image, read_mask
 from .label_map import checked_size, label_map_and_confidence, upsampled_label_map
 from .library_internals import SemanticSegmentationPostProcessorOutput
 
-ImageSource: TypeAlias = str | os.PathLike | bytes | dict | Image.Image | np.ndarray | torch.Tensor  # see `open_image`
 IGNORE_INDEX = 255
-EXIF_ORIENTATION = 0x0112
-# How a mask follows a photo whose EXIF orientation swaps height and width; orientations 1 to 4 keep the size.
-QUARTER_TURNS = {5: np.transpose, 6: lambda ids: np.rot90(ids, -1), 7: lambda ids: np.rot90(ids, 2).T, 8: np.rot90}
-
-
-def open_image(source: ImageSource, name: str | None = None, input_data_format: str | None = None) -> Image.Image:
-    """The picture as it is stored: in its own mode, not turned upright, a file's pixels not decoded yet.
-
-    Hand the result to both `read_image` and `read_mask(photo=...)`, and the photo is decoded once for the two.
-
-    Args:
-        source (`str`, `os.PathLike`, `bytes`, `dict`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-            A file's path, its content, `{"bytes": ..., "path": ...}` as undecoded `datasets` columns hold it, a
-            picture, or an array (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels (the fourth is dropped) of
-            integers in [0, 255], `uint16` in [0, 65535], floats in [0, 1], or booleans.
-        name (`str`, *optional*): What errors call it, such as `images[3]`; a known path is added.
-        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, for arrays. By default the
-            first axis holds the channels if its length is 1, 3 or 4, as in transformers.
-
-    Returns:
-        `PIL.Image.Image`: the picture; an array gives a grey or RGB one.
-
-    Raises:
-        FileNotFoundError, ValueError, TypeError: There is no such file; it is empty or no image, or the array's shape
-            or values are none of the above; `source` is nothing of the above.
-    """
-    label = _label(source, name)
-    if isinstance(source, dict):
-        source = source.get("path") if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        pixels = _as_uint8(_channels_last(_as_numpy(source), label, input_data_format), label)
-        return Image.fromarray(np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., :3]))
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):
-            raise FileNotFoundError(f"`{label}` must be an image file, but there is no such file; check the path.")
-        with open(source, "rb") as file:
-            source = file.read()
-    if not isinstance(source, bytes):
-        raise TypeError(
-            f"`{label}` must be a path, bytes, a PIL image or an array, but is a {type(source).__name__}; convert it."
-        )
-    try:
-        return Image.open(io.BytesIO(source))
-    except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        found = f"raises {type(error).__name__} on it (it starts with {source[:8]!r})" if source else "finds it empty"
-        raise ValueError(
-            f"`{label}` must be an image file, but Pillow {found}; replace it or leave it out."
-        ) from error
-
-
-def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
-    """The photo in RGB, upright as its EXIF orientation asks.
-
-    Transparency is dropped and the colour under it kept, as transformers' own image loading does; 16-bit grey is
-    scaled to 8 bits (value / 257); of an animation the first picture is taken.
-
-    Args:
-        source: Anything that `open_image` takes.
-        name (`str`, *optional*): What errors call it, such as `images[3]`; a known path is added.
-
-    Returns:
-        `PIL.Image.Image`: mode RGB. `source` itself if it is an upright RGB picture already.
-
-    Raises:
-        FileNotFoundError, ValueError, TypeError: As `open_image`, and ValueError if the file is truncated.
-    """
-    opened = open_image(source, name)
-    image = _upright(opened, label := _label(source, name))
-    if image.mode[0] in "IF":  # "I;16", "I" or "F": Pillow would clip these at 255, not scale them
-        pixels = np.asarray(image)
-        if image.mode == "I" and opened.format == "PPM":  # Pillow has no 16-bit mode for these files
-            pixels = pixels.astype(np.uint16)
-        image = Image.fromarray(_as_uint8(pixels, label))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the way to RGB on which Pillow does not warn
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def read_mask(source: ImageSource, photo: ImageSource | None = None, name: str | None = None) -> np.ndarray:
-    """The class id of every pixel, upright, with the ids exactly as stored.
-
-    A palette file gives its indices, a 16-bit one its 16-bit ids, an RGB one its ids if the three channels are equal.
-
-    Args:
-        source: Anything that `open_image` takes; arrays hold ids of any integer type.
-        photo (*optional*): The photo the mask belongs to, as stored: anything that `open_image` takes. The two sizes
-            must agree. If the photo carries an EXIF orientation, a mask of the stored photo's size is turned with the
-            photo, and one of the upright photo's size stays (so it does where the two sizes are the same).
-        name (`str`, *optional*): What errors call it, such as `segmentation_maps[3]`; a known path is added.
-
-    Returns:
-        `np.ndarray` of shape (H, W): ids in the integer type they were stored in, a new array.
-
-    Raises:
-        FileNotFoundError, ValueError, TypeError: As `read_image`, and ValueError if the mask holds colours or floats,
-            or if its size is not its photo's.
-    """
-    label = _label(source, name)
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        ids = np.array(_channels_last(_as_numpy(source), label))
-    else:
-        mask = _upright(open_image(source, name), label)
-        mask = mask.convert("RGB") if mask.mode == "CMYK" else mask
-        ids = np.array(mask.getchannel(0) if mask.mode in ("LA", "PA") else mask)
-    if ids.ndim == 3:
-        if (ids[..., :1] != ids[..., 1:3]).any():
-            raise ValueError(
-                f"`{label}` must hold one class id for each pixel, but holds colours; map each colour to its class id "
-                "and save the ids as an 8-bit grey or palette PNG."
-            )
-        ids = np.ascontiguousarray(ids[..., 0])  # (H, W, 3) -> (H, W)
-    ids = ids.astype(np.uint8) if ids.dtype == bool else ids
-    if ids.dtype.kind not in "iu":
-        raise ValueError(f"`{label}` must hold integer class ids, but holds {ids.dtype}; convert it to uint8.")
-    if photo is None:
-        return ids
-
-    photo = open_image(photo)
-    if photo.format == "TIFF":  # Pillow turns this one format upright itself, at decoding, and forgets that it did
-        photo.load()
-    height, width = photo.height, photo.width
-    turn = QUARTER_TURNS.get(photo.getexif().get(EXIF_ORIENTATION))
-    if turn is not None:
-        if ids.shape == (height, width) and height != width:
-            ids = np.ascontiguousarray(turn(ids))
-        height, width = width, height
-    if ids.shape != (height, width):
-        raise ValueError(
-            f"`{label}` must have the size of its image, {height} x {width} pixels (height x width), but has "
-            f"{ids.shape[0]} x {ids.shape[1]}; pair each image with its own mask."
-        )
-    return ids
+SIZES = ({"height", "width"}, {"shortest_edge", "longest_edge"})
 
 
 def reduce_labels(ids: np.ndarray) -> np.ndarray:
     """The ids one lower, with 0 ("other") as 255 (ignored) and 255 as it was: for files whose classes start at 1.
 
     Args:
-        ids (`np.ndarray` of integers up to 255): Class ids of any shape; not written to.
+        ids (`np.ndarray` of integers from 0 to 255): Class ids of any shape; not written to.
 
     Returns:
         `np.ndarray`: a new array, `uint8` if `ids` is, otherwise `int64`.
 
     Raises:
-        ValueError: An id is above 255.
+        ValueError: An id is above 255 or negative, or no integer.
     """
-    if ids.max(initial=0) > IGNORE_INDEX:
+    if ids.dtype.kind not in "iu" or ids.max(initial=0) > IGNORE_INDEX or ids.min(initial=0) < 0:
         raise ValueError(
-            f"`do_reduce_labels` needs ids up to {IGNORE_INDEX} (ignored), but a mask has {ids.max()}; renumber them."
+            f"`do_reduce_labels` needs whole ids from 0 to {IGNORE_INDEX} (ignored), but a mask of {ids.dtype} has "
+            f"{ids.min()} to {ids.max()}; renumber them."
         )
     ids = ids if ids.dtype == np.uint8 else ids.astype(np.int64)
     return np.where((ids == 0) | (ids == IGNORE_INDEX), IGNORE_INDEX, ids - 1).astype(ids.dtype)
-
-
-def _label(source, name):
-    """What errors call `source`: the name given, the file it comes from, or both."""
-    if isinstance(source, dict):
-        source = source.get("path")
-    path = getattr(source, "filename", "") if isinstance(source, Image.Image) else source
-    path = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
-    return name if name and path in name else ": ".join(filter(None, (name, path))) or "source"
-
-
-def _upright(image, label):
-    """`image` decoded and turned as its EXIF orientation asks."""
-    try:
-        if 0 in image.size:
-            raise ValueError("it has no pixels")
-        image.load()
-        return ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION, 1) != 1 else image
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise ValueError(
-            f"`{label}` must be a whole image, but decoding it stopped with '{error}'; replace it or leave it out."
-        ) from error
-
-
-def _as_numpy(source):
-    """A tensor as an array, its floats (numpy has no bfloat16) as float32; anything else as it is."""
-    if not isinstance(source, torch.Tensor):
-        return source
-    source = source.detach().cpu()
-    return (source.float() if source.is_floating_point() else source).numpy()
-
-
-def _channels_last(array, label, input_data_format=None):
-    """`array` as (H, W), or (H, W, C) with C of 3 or 4."""
-    shape = array.shape
-    if array.ndim == 3:
-        if input_data_format == "channels_first" or (input_data_format is None and shape[0] in (1, 3, 4)):
-            array = np.moveaxis(array, 0, -1)  # (C, H, W) -> (H, W, C)
-        if array.shape[-1] == 1:
-            array = array[..., 0]  # (H, W, 1) -> (H, W)
-    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
-        raise ValueError(
-            f"`{label}` must be (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4, but is {shape}; reshape it."
-        )
-    return array
-
-
-def _as_uint8(pixels, label):
-    """Pixels of 1, 8 or 16 bits or floats in [0, 1], as 8 bits."""
-    if pixels.dtype == bool:
-        return pixels * np.uint8(255)
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    low, high = pixels.min(), pixels.max()
-    if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
-        return (pixels * 255 + 0.5).astype(np.uint8)
-    if pixels.dtype.kind in "iu" and low >= 0 and high <= 255:
-        return pixels.astype(np.uint8, copy=False)
-    raise ValueError(
-        f"`{label}` must hold integers in [0, 255], uint16 or floats in [0, 1], but holds {pixels.dtype} from {low} "
-        f"to {high}; rescale it first."
-    )
 
 
 def _as_list(inputs, batch_ndims):
@@ -274,6 +78,15 @@ def _resized_ids(ids, height, width):
     return np.asarray(Image.fromarray(ids).resize((width, height), PILImageResampling.NEAREST))
 
 
+def _are_in_range(numbers, above_0):
+    """Whether one or more values are finite numbers, above 0 where they must be."""
+    try:
+        values = np.asarray(numbers, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return bool(np.isfinite(values).all() and (not above_0 or values.min() > 0))
+
+
 def _check_stackable(arrays, name, remedy):
     """Raise if `arrays`, of shape (..., H, W), differ in size."""
     sizes = [f"{array.shape[-2]} x {array.shape[-1]}" for array in arrays]
@@ -290,6 +103,7 @@ class OffSegImageProcessorKwargs(ImagesKwargs, total=False):
 
     do_reduce_labels: bool
     do_resize_labels: bool
+    max_value: int | None
 
 
 class OffSegImageProcessor(PilBackend):
@@ -312,6 +126,11 @@ class OffSegImageProcessor(PilBackend):
             come as the data set has them, not reduced yet.
         do_resize_labels (`bool`, defaults to `True`): Whether label maps are resized along with the photos. Pass
             `False` to evaluate at the labels' own resolution.
+        max_value (`int`, *optional*): The value of white in photos of more than 8 bits, such as 4095 for 12 bits, see
+            `read_image`.
+
+    Batches of photos of different shapes, such as those of `pipeline(..., batch_size=2)`, need a fixed size:
+    `image_processor=OffSegImageProcessor.from_pretrained(..., size={"height": 512, "width": 512})`.
 
     Raises:
         ValueError: An argument is nothing of the above, or `do_center_crop` or `do_pad` (not offered) is `True`.
@@ -329,6 +148,7 @@ class OffSegImageProcessor(PilBackend):
     image_std = IMAGENET_DEFAULT_STD
     do_reduce_labels = False
     do_resize_labels = True
+    max_value = None
 
     def __init__(self, **kwargs: Unpack[OffSegImageProcessorKwargs]):
         if "reduce_labels" in kwargs:  # its name in the first SegFormer checkpoints' preprocessor_config.json
@@ -337,18 +157,36 @@ class OffSegImageProcessor(PilBackend):
 
     def _standardize_kwargs(self, size=None, **kwargs):
         """Check what can be checked before a picture is read; called at construction and at each call."""
-        if isinstance(size, dict) and set(size) not in ({"height", "width"}, {"shortest_edge", "longest_edge"}):
+        is_pair = not isinstance(size, (list, tuple)) or len(size) == 2
+        if not is_pair or (isinstance(size, dict) and set(size) not in SIZES):
             raise ValueError(
                 '`size` must be {"height", "width"}, {"shortest_edge", "longest_edge"} or one number for a square, '
                 f"but is {size}; give both numbers of one of the two pairs."
             )
         kwargs = super()._standardize_kwargs(size=size, **kwargs)
         sides = dict(kwargs["size"] or {})
-        if not all(isinstance(side, int) and side > 0 for side in sides.values()):
+        if not all(type(side) is int and side > 0 for side in sides.values()):
             raise ValueError(f"`size` must hold whole numbers of at least 1, but is {sides}; correct it.")
+        for name, value in kwargs.items():
+            if name.startswith("do_") and not isinstance(value, (bool, type(None))):
+                raise ValueError(f"`{name}` must be True or False, but is {value!r}; correct it.")
         for name in ("image_mean", "image_std"):
             if kwargs[name] is not None and np.size(kwargs[name]) not in (1, 3):
                 raise ValueError(f"`{name}` must be one number or three (R, G, B), but is {kwargs[name]}; give three.")
+        for name in ("image_mean", "image_std", "rescale_factor"):
+            if (numbers := kwargs.get(name)) is not None and not _are_in_range(numbers, above_0=name != "image_mean"):
+                above = "" if name == "image_mean" else " above 0"
+                raise ValueError(f"`{name}` must hold finite numbers{above}, but is {numbers}; correct it.")
+        if (white := kwargs.get("max_value")) is not None and not (type(white) is int and 1 <= white <= 65535):
+            raise ValueError(f"`max_value` must be a whole number from 1 to 65535, but is {white!r}; correct it.")
+        for name, known in (
+            ("input_data_format", ("channels_first", "channels_last")),
+            ("data_format", ("channels_first",)),
+            ("resample", sorted(PILImageResampling)),
+        ):
+            if kwargs.get(name) not in (None, *known):
+                names = ", ".join(repr(getattr(each, "value", each)) for each in known)
+                raise ValueError(f"`{name}` must be one of {names}, but is {kwargs[name]!r}; choose one.")
         for name in ("do_center_crop", "do_pad"):
             if kwargs.get(name):
                 raise ValueError(f"`{name}` must be False, but is True; crop or pad images before this processor.")
@@ -409,8 +247,9 @@ class OffSegImageProcessor(PilBackend):
             if isinstance(source, str) and source.startswith(("http://", "https://", "data:image/")):
                 source = load_image(source)
             source = _as_numpy(source)
-            photo = open_image(source, f"images[{index}]", options["input_data_format"])
-            image = read_image(photo, _label(source, f"images[{index}]"))
+            label = _label(source, f"images[{index}]")
+            photo = open_image(source, label, options["input_data_format"], options["max_value"])
+            image = read_image(photo, label, options["max_value"])
             height, width = image.height, image.width
             if options["do_resize"]:
                 height, width = _resized_size(height, width, options["size"])
