@@ -166,7 +166,7 @@ def read_colour_table(path: str, id2label: dict[int, str]) -> dict[tuple[int, in
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`label_table` must be a JSON file of colour → class, and {path} is not there.")
-    table = json.loads(Path(path).read_text(encoding="utf-8"))
+    table = read_json(path)
     if not isinstance(table, dict) or _colour(next(iter(table), "")) is None:
         return None
     id2label = id2label or dict(enumerate(name for name in table.values() if isinstance(name, str)))
