@@ -62,9 +62,9 @@ def near_duplicate_groups(hashes: Sequence[np.ndarray] | np.ndarray, max_distanc
     Returns:
         `np.ndarray`: the group of each photo, integers of shape (N,) from 0 without a gap.
     """
-    hashes = np.ascontiguousarray(hashes, np.uint8).reshape(-1, HASH_BYTES)
-    words = np.ascontiguousarray(hashes.view(np.uint64).T)  # (4, N)
-    num_photos = len(hashes)
+    stored: np.ndarray = np.ascontiguousarray(hashes, np.uint8).reshape(-1, HASH_BYTES)
+    words = np.ascontiguousarray(stored.view(np.uint64).T)  # (4, N)
+    num_photos = len(stored)
     groups = np.arange(num_photos)
     for top in range(0, num_photos, ROWS_AT_ONCE):
         for left in range(top, num_photos, COLUMNS_AT_ONCE):
