@@ -62,17 +62,29 @@ class DrawnMask:
         Raises:
             OSError, ValueError: a shape cannot be decoded, or a stored map has what its table lacks.
         """
+        return self._drawn()[0]
+
+    def num_hidden(self) -> int | None:
+        """`int`: number of pixels where a shape lies over one of another class; `None` where a map is stored whole."""
+        return self._drawn()[1]
+
+    def _drawn(self):
         dtype = np.uint8 if max(*self.class_ids.values(), self.unlabelled_id) <= IGNORE_INDEX else np.uint16
         shapes = self.labelled.shapes
         if shapes and isinstance(shapes[0], Pixels):
-            return self._class_ids_of(shapes[0]).astype(dtype)
+            return self._class_ids_of(shapes[0]).astype(dtype), None
         canvas: np.ndarray = np.full(self.labelled.size or upright_size(self.labelled), self.unlabelled_id, dtype)
+        num_hidden = 0
         for number, shape in enumerate(shapes, start=1):
             if isinstance(shape, Polygon):
-                _draw_polygon(canvas, shape, self.class_ids[shape.label])
+                part, inside = _fill(canvas, shape)
             elif isinstance(shape, Bitmap):
-                self._draw_bitmap(canvas, shape, self.class_ids[shape.label], number)
-        return canvas
+                part, inside = self._decode(canvas, shape, number)
+            class_id = self.class_ids[shape.label]
+            below = part[inside]
+            num_hidden += np.count_nonzero((below != self.unlabelled_id) & (below != class_id))
+            part[inside] = class_id
+        return canvas, num_hidden
 
     def read_bytes(self) -> bytes:
         """`bytes`: the same as a PNG file."""
@@ -80,7 +92,8 @@ class DrawnMask:
         Image.fromarray(self.draw()).save(file, "PNG")
         return file.getvalue()
 
-    def _draw_bitmap(self, canvas, shape, class_id, number):
+    def _decode(self, canvas, shape, number):
+        """The part of the picture that a bitmap covers, and which of its pixels are the object's."""
         try:
             inside = shape.decode(shape.data)
         except Exception as error:  # of base64, zlib, Pillow or numpy, on damaged data
@@ -91,7 +104,7 @@ class DrawnMask:
         top, left = max(shape.top, 0), max(shape.left, 0)
         inside = inside[top - shape.top :, left - shape.left :]
         part = canvas[top : top + inside.shape[0], left : left + inside.shape[1]]
-        part[inside[: part.shape[0], : part.shape[1]]] = class_id
+        return part, inside[: part.shape[0], : part.shape[1]]
 
     def _class_ids_of(self, pixels):
         """The class ids of a stored map, of its own size."""
@@ -118,20 +131,20 @@ class DrawnMask:
         return class_ids[places][where].reshape(found.shape)
 
 
-def _draw_polygon(canvas, shape, class_id):
-    """Fills the part of the picture that the polygon may touch."""
+def _fill(canvas, shape):
+    """The part of the picture that a polygon may touch, and which of its pixels are the object's."""
     points = np.concatenate([*shape.outlines, *shape.holes])
     height, width = canvas.shape
     left, top = np.maximum(np.floor(points.min(0)).astype(int) - 1, 0).tolist()
     right, bottom = np.ceil(points.max(0)).astype(int) + 2
     part = canvas[top : min(bottom, height), left : min(right, width)]
     if part.size == 0:
-        return
+        return part, np.zeros(part.shape, bool)
     fill, corner = FILLS[shape.fill], (int(left), int(top))  # it rounds the picture's coordinates, not the part's
     inside = fill(shape.outlines, part.shape, corner)
     for hole in shape.holes:
         inside &= ~fill([hole], part.shape, corner)
-    part[inside] = class_id
+    return part, inside
 
 
 def read_colours(path: Path) -> np.ndarray:

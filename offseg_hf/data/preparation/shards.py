@@ -129,7 +129,7 @@ def write_shards(shards: Sequence[Shard], num_examples: int, num_proc: int) -> d
     """
     footers = {}
     num_written = num_examples - sum(len(shard.examples) for shard in shards)
-    with ProcessPoolExecutor(num_proc, initializer=_end_with_parent) as executor:
+    with ProcessPoolExecutor(num_proc, initializer=end_with_parent) as executor:
         futures = {executor.submit(_write_shard, shard): shard for shard in shards}
         try:
             with tqdm(total=num_examples, initial=num_written, unit="examples", desc="Preparing") as progress:
@@ -146,7 +146,7 @@ def write_shards(shards: Sequence[Shard], num_examples: int, num_proc: int) -> d
     return footers
 
 
-def _end_with_parent():
+def end_with_parent() -> None:
     """Ends this process when its parent is killed: else it would wait for work forever."""
 
     def watch():
