@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from datasets.utils.py_utils import convert_file_size_to_int
 
+from offseg_hf.data.formats.drawing import DrawnMask
 from offseg_hf.data.formats.reading import LabelledDataset
 from offseg_hf.data.formats.table import FORMATS
 from offseg_hf.data.labels import find_label_table
 from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.preparation.card import dataset_card
+from offseg_hf.data.preparation.inspection import PREVIEW, Inspection, Pairs
 from offseg_hf.data.preparation.shards import plan_shards, read_footer, shard_name, write_shards
 from offseg_hf.data.presets import PRESETS, find_preset
 from offseg_hf.files import UNFINISHED, write_json, write_text
-from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX, read_mask
 
 RECORD, CLASS_NAMES, CARD = "preparation.json", "id2label.json", "README.md"
 SHARD_NAME = r"\w+-\d{5}-of-\d{5}\.parquet"
@@ -45,6 +47,10 @@ def prepare_dataset(
     repo_id: str | None = None,
     image_column: str | None = None,
     mask_column: str | None = None,
+    validation_fraction: float | None = None,
+    group_by: str | None = None,
+    preview: bool = True,
+    only_preview: bool = False,
     seed: int = 0,
     max_shard_size: int | str = "100MB",
     max_row_group_size: int | str = "16MB",
@@ -81,7 +87,12 @@ def prepare_dataset(
         name (`str`, *optional*): what the card calls the data set, by default the folder's name.
         license (`str`, *optional*): licence of the data as the Hub spells it, such as `"cc-by-4.0"`.
         repo_id (`str`, *optional*): id on the Hub under which the data set shall be published.
-        seed (`int`): not negative; seed of the order.
+        validation_fraction (`float`, *optional*): share of the photos, between 0 and 1, that is set aside for
+            validation where there is no such split, see [`~offseg_hf.data.preparation.held_out.hold_out`].
+        group_by (`str`, *optional*): regular expression: photos whose names agree in what it finds stay in one split.
+        preview (`bool`): whether to write `preview.jpg`, where the classes are known.
+        only_preview (`bool`): whether to write nothing else.
+        seed (`int`): not negative; seed of the order, and of what is set aside and shown.
         max_shard_size (`int` or `str`): largest sum of the files in a shard, in bytes or such as `"500MB"`.
         max_row_group_size (`int` or `str`): largest sum of the files in a row group, that is of what must be read to
             get at one example; a larger example is a group of its own, and no group has more than 100.
@@ -90,7 +101,7 @@ def prepare_dataset(
         overwrite (`bool`): whether to remove the shards, the record and the card of another preparation first.
 
     Returns:
-        `dict`: the content of `preparation.json`.
+        `dict`: the content of `preparation.json`; with `only_preview` the statistics alone.
 
     Raises:
         FileNotFoundError, ValueError: the folder, a split, an argument or an example is not right.
@@ -122,16 +133,37 @@ def prepare_dataset(
         folder = folder if folder.is_dir() else folder.parent
     if output.resolve().is_relative_to(folder):
         raise ValueError(f"`output` must lie outside of the source {folder}, got {output}; name another folder.")
-    pairs: dict[str, list] = {}
-    for split in splits or (labelled.splits if labelled else ("train", "validation")):
+
+    def pairs_of(split):
         if not re.fullmatch(r"\w+", split):
             raise ValueError(f"`splits` must be names of letters, digits and '_', got {split!r}.")
         if labelled is not None:
-            pairs[split] = [(mask.labelled.photo, mask) for mask in labelled.masks(split)]
-        else:
-            pairs[split] = find_pairs(folder, split, preset, image_column, mask_column)
+            return [(mask.labelled.photo, mask) for mask in labelled.masks(split)]
+        return find_pairs(folder, split, preset, image_column, mask_column)
+
+    if validation_fraction is not None:
+        _check_one_split(splits, pairs_of)
+        splits = ["train"]
+    pairs: Pairs = {
+        split: pairs_of(split) for split in splits or (labelled.splits if labelled else ("train", "validation"))
+    }
     if repo_id is not None:
         check_redistribution(str(dataset), [photo for split in pairs for photo, _ in pairs[split]])
+    name = name or (preset.title if preset else folder.name)
+    inspection, classes_known = None, preset.id2label if preset and id2label is None else id2label
+    if classes_known is not None and (preview or only_preview or validation_fraction is not None):
+        _refuse_foreign_files(output)
+        table = _table(pairs, preset, classes_known, reduce_labels, label_table)
+        inspection = Inspection(pairs, classes_known, table, num_proc)
+        if validation_fraction is not None:
+            pairs = inspection.hold_out(validation_fraction, group_by, seed)
+        if preview or only_preview:
+            inspection.write_preview(output / PREVIEW, name, seed, labelled.labels.notes if labelled else ())
+        if only_preview:
+            return inspection.record()
+    elif only_preview or validation_fraction is not None:
+        argument = "only_preview" if only_preview else "validation_fraction"
+        raise ValueError(f"`{argument}` needs the names of the classes; pass `--labels sky,road,car`, or a file.")
     shards = [shard for split in pairs for shard in plan_shards(output, split, pairs[split], folder, settings)]
 
     _claim_folder(output, shards, overwrite)
@@ -147,13 +179,17 @@ def prepare_dataset(
     first_mask = next(iter(pairs.values()))[0][1]
     classes = _classes(preset, id2label, reduce_labels, label_table, summaries, first_mask.name)
     record = {
-        "name": name or (preset.title if preset else folder.name),
+        "name": name,
         "license": license or ("other" if preset else "unknown"),
         "license_link": LICENSE_LINKS[str(dataset)] if preset and license is None else None,
         "format": FORMATS[labelled.format].title if labelled else None,
         **settings,
         **classes,
         "splits": summaries,
+        "validation_fraction": validation_fraction,
+        "group_by": group_by,
+        "notes": inspection.notes if inspection else [],
+        "statistics": inspection.record() if inspection else None,
     }
     _describe(output, record, repo_id)
     return record
@@ -249,6 +285,45 @@ def _num_bytes(argument, size):
     return num_bytes
 
 
+def _check_one_split(splits, pairs_of):
+    """Raises where photos are to be set aside for validation, and there are such already."""
+    if splits not in (None, ["train"]):
+        raise ValueError(
+            f"`splits` must be left out with `validation_fraction`, which divides train, got {' '.join(splits)}."
+        )
+    try:
+        validation = pairs_of("validation")
+    except (FileNotFoundError, ValueError):
+        return
+    raise ValueError(
+        f"`validation_fraction` must be left out where there are photos for validation already, and {len(validation)} "
+        "such were found, as with other splits of a tool; leave it out to keep them."
+    )
+
+
+def _table(pairs, preset, id2label, reduce_labels, label_table):
+    """What makes class ids of the stored ones, by the first masks; `None` where these are class ids."""
+    masks = [mask for split in pairs.values() for _, mask in split]
+    if isinstance(masks[0], DrawnMask):
+        return None
+    first = ((np.unique(read_mask(mask)), str(mask)) for mask in masks)
+    reduce_labels = reduce_labels if label_table or preset is None else preset.reduce_labels
+    return find_label_table(
+        first, len(id2label), preset=preset, do_reduce_labels=reduce_labels, label_table=label_table
+    )
+
+
+def _refuse_foreign_files(output):
+    """Raises where a folder holds what no preparation writes, before any work."""
+    for file in sorted(output.iterdir()) if output.is_dir() else ():
+        is_ours = file.name in (RECORD, CLASS_NAMES, CARD, PREVIEW) or re.fullmatch(SHARD_NAME, file.name)
+        if not is_ours and not file.name.startswith("."):
+            raise FileExistsError(
+                f"`output` must be new, empty, or hold a part of the same preparation, but {file} is none; name "
+                "another folder, or move the file."
+            )
+
+
 def _claim_folder(output, shards, overwrite):
     """Makes the folder, or sees that it holds nothing but a part of the same preparation."""
     output.mkdir(parents=True, exist_ok=True)
@@ -262,7 +337,7 @@ def _claim_folder(output, shards, overwrite):
     plans = {shard.plan["split"]: shard.plan for shard in shards}
     described = (RECORD, CLASS_NAMES, CARD) if (output / RECORD).exists() else ()
     for file in sorted(output.iterdir()):
-        if file.name.startswith(".") or file.name in described:
+        if file.name.startswith(".") or file.name in (*described, PREVIEW):
             continue
         footer = read_footer(file) if re.fullmatch(SHARD_NAME, file.name) else None
         if footer is None:

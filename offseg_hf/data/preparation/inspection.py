@@ -1,0 +1,113 @@
+"""What a person should see and decide before a training: the preview, and which photos are for validation."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offseg_hf.data.formats.drawing import DrawnMask
+from offseg_hf.data.labels import LabelTable
+from offseg_hf.data.preparation.held_out import groups_of_names, hold_out
+from offseg_hf.data.preparation.near_duplicates import groups_between, joined_groups, near_duplicate_groups
+from offseg_hf.data.preparation.preview import PreviewExample, choose_examples, preview_picture
+from offseg_hf.data.preparation.survey import Survey, class_ids, survey
+from offseg_hf.pictures.saving import save_picture
+
+Pairs = dict[str, list[tuple[Path, Path | DrawnMask]]]  # split → its photos and masks
+PREVIEW = "preview.jpg"
+
+
+class Inspection:
+    """All examples, looked at once.
+
+    Args:
+        pairs (`dict[str, list]`): split → photos and masks.
+        id2label (`dict[int, str]`): names of the classes, all K of them.
+        table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what stored ids mean.
+        num_proc (`int`): number of processes.
+
+    Raises:
+        ValueError: no example can be read.
+    """
+
+    def __init__(self, pairs: Pairs, id2label: dict[int, str], table: LabelTable | None, num_proc: int):
+        # A single class is 1, and 0 is the background.
+        self.id2label = id2label if len(id2label) > 1 else {0: "background", 1: id2label[0]}
+        self.table = table
+        self.notes: list[str] = []
+        examples = [(split, *pair) for split in pairs for pair in pairs[split]]
+        found: Survey = survey([example[1:] for example in examples], len(self.id2label), table, num_proc)
+        if not found.positions:
+            raise ValueError(
+                f"`dataset` must have photos and masks that can be read, and {examples[0][1]} and all others cannot; "
+                "pass `--no_preview`, without `--validation_fraction`, to see why."
+            )
+        self.examples = [examples[position] for position in found.positions]
+        self.counts, self.statistics = np.stack(found.counts), found.statistics
+        self.groups = near_duplicate_groups(np.stack(found.hashes))
+        self._unread = [examples[position] for position in sorted({*range(len(examples))} - {*found.positions})]
+
+    def names(self) -> list[str]:
+        """`list[str]`: the photos' names below the folder that they share."""
+        parent = os.path.commonpath([photo.parent for _, photo, _ in self.examples])
+        return [photo.relative_to(parent).with_suffix("").as_posix() for _, photo, _ in self.examples]
+
+    def hold_out(self, fraction: float, group_by: str | None, seed: int) -> Pairs:
+        """Sets photos aside for validation, see [`~offseg_hf.data.preparation.held_out.hold_out`].
+
+        Args:
+            fraction (`float`): share of the photos, between 0 and 1.
+            group_by (`str`, *optional*): regular expression; photos whose names agree in what it finds stay together.
+            seed (`int`): of the choice.
+
+        Returns:
+            `dict[str, list]`: `train` and `validation`; examples that cannot be read are in `train`.
+
+        Raises:
+            ValueError: there are too few photos or groups, or the expression does not fit.
+        """
+        names, groups = self.names(), self.groups
+        if group_by is not None:
+            groups = joined_groups(groups, groups_of_names(names, group_by))
+        held, notes = hold_out(names, self.counts, groups, fraction, seed=seed, id2label=self.id2label)
+        self.notes += notes
+        splits = np.where(held, "validation", "train").tolist()
+        self.examples = [(split, *example[1:]) for split, example in zip(splits, self.examples)]
+        pairs: Pairs = {"train": [], "validation": []}
+        for split, photo, mask in (*self.examples, *(("train", *example[1:]) for example in self._unread)):
+            pairs[split].append((photo, mask))
+        return pairs
+
+    def write_preview(self, path: Path, title: str, seed: int, notes: Sequence[str] = ()) -> None:
+        """Draws the preview, see [`~offseg_hf.data.preparation.preview.preview_picture`].
+
+        Args:
+            path (`Path`): JPEG file to write.
+            title (`str`): name of the data set.
+            seed (`int`): of the choice of photos.
+            notes (sequence of `str`): sentences for the person.
+        """
+        names = [f"{split} · {name}" for (split, *_), name in zip(self.examples, self.names())]
+        shown = []
+        for position in choose_examples(self.counts, seed=seed):
+            _, photo, mask = self.examples[position]
+            shown.append(PreviewExample(names[position], photo, partial(class_ids, photo, mask, self.table)))
+        splits = [split for split, *_ in self.examples]
+        between = groups_between(self.groups, splits)
+        picture = preview_picture(
+            shown,
+            self.statistics,
+            self.id2label,
+            title=title,
+            num_photos={split: splits.count(split) for split in dict.fromkeys(splits)},
+            near_duplicates=[[names[position] for position in group] for group in between],
+            notes=[*notes, *self.notes],
+        )
+        save_picture(picture, path, quality=90)
+
+    def record(self) -> dict[str, Any]:
+        """`dict`: what was counted, for `preparation.json`."""
+        return self.statistics.record(self.id2label)
