@@ -58,6 +58,6 @@ def run_lengths(pixels: np.ndarray) -> list[int]:
     Returns:
         `list[int]`: the first is 0 where the first pixel is inside; their sum is N.
     """
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    changes: np.ndarray = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     lengths: list[int] = np.diff(changes, prepend=0, append=len(pixels)).tolist()
     return [0, *lengths] if pixels[0] else lengths
