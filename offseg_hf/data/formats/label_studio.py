@@ -55,7 +55,7 @@ def read(place: Path) -> Labels:
         ValueError: a file is another export than "JSON", or has what cannot be drawn.
     """
     folder = place if place.is_dir() else place.parent
-    photos = PhotoFolder(folder)
+    photos, uploads = PhotoFolder(folder), _names_by_upload(folder)
     labelled = []
     noted: Counter[str] = Counter()
     for source, task in _tasks(place, folder):
@@ -67,7 +67,7 @@ def read(place: Path) -> Labels:
         if annotations:
             results = annotations[0].get("result") or []
             noted["keypoints left out, since they hold no pixels"] += sum(map(_is_keypoint, results))
-            labelled.append(_labelled_photo(source, task["data"], _regions(results, source), photos))
+            labelled.append(_labelled_photo(source, task["data"], _regions(results, source), photos, uploads))
     names = tuple(sorted({shape.label for one in labelled for shape in one.shapes}))
     notes = tuple(f"{what}: {count}" for what, count in noted.items() if count)
     return Labels(names, ordered(labelled), is_complete=False, notes=notes)
@@ -132,7 +132,7 @@ def _regions(results, source):
         yield group[0], labels[0]
 
 
-def _labelled_photo(source, data, regions, photos):
+def _labelled_photo(source, data, regions, photos, uploads):
     regions = list(regions)
     pictures = {
         (result.get("to_name"), result.get("original_height"), result.get("original_width")) for result, _ in regions
@@ -143,7 +143,7 @@ def _labelled_photo(source, data, regions, photos):
             f"{sorted(map(str, pictures))}); make a task of each picture."
         )
     name, *size = next(iter(pictures), (None,))
-    photo = _find_photo(source, data, name, photos)
+    photo = _find_photo(source, data, name, photos, uploads)
     shapes = []
     for result, label in regions:
         try:
@@ -186,7 +186,17 @@ def _shape(result, label, size) -> Shape:
     return Polygon(label, (outline,))
 
 
-def _find_photo(source, data, to_name, photos):
+def _names_by_upload(folder):
+    """Names of photos by what Label Studio makes of them, which is what Django's `get_valid_filename` does."""
+    names: dict[str, set[str]] = {}
+    for file in folder.rglob("*"):
+        if _is_image(file.name):
+            stored = re.sub(r"[^-\w.]", "", file.name.strip().replace(" ", "_"))
+            names.setdefault(stored, set()).add(file.name)
+    return {stored: found.pop() for stored, found in names.items() if len(found) == 1}
+
+
+def _find_photo(source, data, to_name, photos, uploads):
     """The photo of a task, in whichever of its data."""
     addresses = {key: value for key, value in data.items() if isinstance(value, str) and _is_image(value)}
     keys = [key for key in (to_name, *IMAGE_NAMES) if key in addresses] or list(addresses)
@@ -196,8 +206,11 @@ def _find_photo(source, data, to_name, photos):
             f"{', '.join(data)}); export a project in which each task is one photo."
         )
     address = addresses[keys[0]]
-    names = [address, UPLOAD.sub(r"\1", address)]  # as the person had it before it was uploaded
-    for name in dict.fromkeys([*names, *map(unquote, names)]):
+    names = [address, unquote(address)]
+    if UPLOAD.search(address):  # the photo may be as it was before it was uploaded
+        names += [UPLOAD.sub(r"\1", name) for name in names]
+        names += [uploads.get(photo_path(name).name, name) for name in names]
+    for name in dict.fromkeys(names):
         try:
             return photos.find(name, source)
         except FileNotFoundError as error:

@@ -231,6 +231,7 @@ def test_tasks_without_a_submitted_annotation_are_left_out_and_empty_ones_kept(t
         ("/data/upload/3/0a1b2c3d-a.jpg", "a.jpg"),
         ("/data/upload/3/0a1b2c3d-a.jpg", "upload/3/0a1b2c3d-a.jpg"),
         ("/data/upload/3/0a1b2c3d-my%20town.jpg", "my town.jpg"),
+        ("/data/upload/3/0a1b2c3d-IMG_001_1.jpg", "my photos/IMG 001 (1).jpg"),
         ("0a1b2c3d-a.jpg", "0a1b2c3d-a.jpg"),
     ],
 )
@@ -238,6 +239,14 @@ def test_photo_is_found_by_its_address(image, photo, tmp_path):
     others = ("other/b.jpg",)
     labels = label_studio.read(write(tmp_path, task(image=image), photos=(photo, *others)))
     assert labels.photos[0].photo == tmp_path / photo
+
+
+def test_error_when_an_upload_may_be_one_of_two_photos(tmp_path):
+    file = write(tmp_path, task(image="/data/upload/3/0a1b2c3d-a_1.jpg"), photos=("a (1).jpg", "a 1.jpg"))
+    with pytest.raises(FileNotFoundError, match=r"task 1` names the photo .*a_1\.jpg, and there is no a_1\.jpg below"):
+        label_studio.read(file)
+    (tmp_path / "a 1.jpg").rename(tmp_path / "a_1.jpg")
+    assert label_studio.read(file).photos[0].photo.name == "a_1.jpg"
 
 
 def test_uploads_with_the_same_name_are_an_error(tmp_path):
