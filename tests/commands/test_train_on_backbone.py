@@ -172,9 +172,10 @@ def test_error_when_the_encoder_is_timms_and_it_is_not_installed(hub, scenes, tm
     hub.create("timm/resnet18.a1_in1k", files={"config.json": json.dumps(config).encode()})
     assert offseg(arguments(scenes, tmp_path / "model", "--backbone", "timm/resnet18.a1_in1k")) == 2
     (*_, error) = capsys.readouterr().err.splitlines()
-    assert error.startswith(
-        "offseg train: error: `backbone` must not be of timm where timm is not installed, got timm/"
+    message = (
+        "`backbone` must not be of timm where timm is not installed, got timm/resnet18.a1_in1k; `pip install timm`"
     )
+    assert error.startswith(f"offseg train: error: {message}")
 
 
 def test_licence_of_the_encoder_in_a_model_on_the_hub_is_that_of_its_configuration(hub, scenes, tmp_path):

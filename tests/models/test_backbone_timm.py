@@ -104,7 +104,5 @@ def test_error_when_the_network_takes_images_of_one_size_alone(tmp_path):
 @pytest.mark.skipif(is_timm_available(), reason="timm is installed")
 def test_error_when_timm_is_not_installed(tmp_path):
     write_config(tmp_path, "resnet18")
-    with pytest.raises(
-        ValueError, match=r"`backbone` must not be of timm where timm is not installed, got .*; `pip i"
-    ):
+    with pytest.raises(ValueError, match="`backbone` must not be of timm where timm is not installed, got"):
         OffSegBackboneForSemanticSegmentation.from_backbone(tmp_path)
