@@ -219,10 +219,8 @@ def _backbone_format(variant):
     fields = {"num_block_repeats": (1, 2, 2, 3, 3, 4, 1), "depth_coefficient": 1.0, **backbone.fields}
     width = fields.get("width_coefficient", fields.get("depth_multiplier"))
     if backbone.model_type == "mobilenet_v2_backbone":
-        stem, repeats = (
-            ("conv_stem.first_conv.convolution", "conv_stem.first_conv.normalization"),
-            (1, 2, 3, 4, 3, 3, 1),
-        )
+        stem = ("conv_stem.first_conv.convolution", "conv_stem.first_conv.normalization")
+        repeats = [1, 2, 3, 4, 3, 3, 1]
     else:
         stem = ("embeddings.convolution", "embeddings.batchnorm")
         repeats = [math.ceil(fields["depth_coefficient"] * number) for number in fields["num_block_repeats"]]

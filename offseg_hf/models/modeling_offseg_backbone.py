@@ -201,12 +201,12 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
         encoder, report = load(backbone, config=backbone_config, dtype=dtype, output_loading_info=True)
         # Some backbones add a norm for each map, which starts as it should.
         added = ("hidden_states_norms.", "num_batches_tracked")
-        missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in added))
-        if missing or report["mismatched_keys"]:
+        unfilled = sorted(name for name in report["missing_keys"] if not any(part in name for part in added))
+        unfilled += [name for name, *_ in report["mismatched_keys"]]
+        if unfilled:
             raise ValueError(
                 f"`backbone` must hold all weights of a {backbone_class.__name__}, but in "
-                f"{backbone} {len(missing) + len(report['mismatched_keys'])} are missing or misshapen, "
-                f"such as {[*missing, *(name for name, *_ in report['mismatched_keys'])][0]}; choose another."
+                f"{backbone} {len(unfilled)} are missing or misshapen, such as {unfilled[0]}; choose another."
             )
         return cls(OffSegBackboneConfig(backbone_config=encoder.config, **fields), encoder).to(dtype).eval()
 

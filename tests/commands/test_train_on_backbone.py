@@ -146,6 +146,13 @@ def test_free_licence_is_not_believed_of_a_network_whose_weights_are_not_free(sc
     assert card.data.license == license
 
 
+def test_licence_that_the_configuration_states_is_believed_of_such_a_network(scenes, tmp_path):
+    encoder = save_encoder(tmp_path / "mine", "license: apache-2.0")
+    ConvNextV2Model(ConvNextV2Config(**TINY, weights_license="mit")).save_pretrained(encoder)
+    record = trained(scenes, tmp_path / "model", "--backbone", str(encoder), "--decoder_hidden_size", "16")
+    assert record["encoder"]["license"] == "mit"
+
+
 @pytest.mark.skipif(not is_timm_available(), reason="timm is not installed")
 def test_encoder_of_timm_on_the_hub(hub, scenes, tmp_path):
     from test_backbone_timm import save_timm_encoder
