@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from offseg_hf import EfficientNetBackbone, MobileNetV2Backbone
 from offseg_hf.conversion import convert_checkpoint, convert_entries, read_checkpoint
-from offseg_hf.conversion.backbone_formats import BACKBONES
+from offseg_hf.conversion.backbone_formats import BACKBONES, WIDTHS
 
 
 class Block(NamedTuple):
@@ -41,6 +41,7 @@ class Network(NamedTuple):
     head: tuple[str, str]
     classifier: str
     maps: tuple[int, ...]  # blocks that end a stage
+    stem_channels: int = 32
 
 
 # (expansion, channels, repeats, stride, kernel): table 2 of arXiv 1801.04381, table 1 of arXiv 1905.11946.
@@ -152,8 +153,8 @@ def random_entries(net):
             entries[f"{names[1]}.{field}"] = low + torch.rand(shape[0], generator=generator)
         entries[f"{names[1]}.num_batches_tracked"] = torch.tensor(7)
 
-    add_pair(net.stem, 32, 3, 3, 3)
-    channels = 32
+    add_pair(net.stem, net.stem_channels, 3, 3, 3)
+    channels = net.stem_channels
     for block in net.blocks:
         inner = channels
         if len(block.convs) == 3:
@@ -236,6 +237,53 @@ def test_entries_may_have_a_prefix_and_no_classifier():
         f"backbone.{key}": tensor for key, tensor in random_entries(NETWORKS[name]).items() if "classifier" not in key
     }
     assert type(convert_entries(entries)) is MobileNetV2Backbone
+
+
+def of_width(name, width):
+    """The network with all channels but the classifier's scaled, as the libraries round them."""
+
+    def scaled(channels):
+        rounded = max(8, int(channels * width + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * channels * width else rounded
+
+    blocks = [block._replace(out_channels=scaled(block.out_channels)) for block in NETWORKS[name].blocks]
+    return NETWORKS[name]._replace(blocks=blocks, stem_channels=scaled(32))
+
+
+MOBILENETS = [name for name in NETWORKS if "mobilenet" in name]
+
+
+@pytest.mark.parametrize("name", MOBILENETS)
+@pytest.mark.parametrize("width", [0.3, 0.35, 0.75, 1.3, 1.4])
+def test_width_of_mobilenet_is_read_off_the_weights(name, width):
+    net = of_width(name, width)
+    entries = random_entries(net)
+    backbone = convert_entries(entries)
+    assert type(backbone) is MobileNetV2Backbone and backbone.config.depth_multiplier == width
+    backbone, entries = backbone.double(), {key: tensor.double() for key, tensor in entries.items()}
+    pixels = torch.randn(1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert_close(backbone(pixels).feature_maps, run(net, entries, pixels))
+
+
+def test_folder_of_a_width_that_has_no_published_name(tmp_path):
+    save_file(random_entries(of_width("torchvision/mobilenet_v2", 0.75)), tmp_path / "mobilenet.safetensors")
+    convert_checkpoint(tmp_path / "mobilenet.safetensors", tmp_path / "backbone")
+    assert MobileNetV2Backbone.from_pretrained(tmp_path / "backbone").config.depth_multiplier == 0.75
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "backbone")
+    assert list(processor.image_mean) == [0.485, 0.456, 0.406]
+
+
+def test_every_known_width_is_rounded_as_the_libraries_do():
+    for width in WIDTHS:
+        with torch.device("meta"):
+            backbone = MobileNetV2Backbone(BACKBONES[f"timm/mobilenetv2_{round(100 * width):03}"].config())
+        net = of_width("timm/mobilenetv2_100", width)
+        last_of_groups = [net.blocks[i].out_channels for i in (0, 2, 5, 9, 12, 15, 16)]
+        found = [backbone.layer[i].reduce_1x1.convolution.out_channels for i in (1, 4, 8, 11, 14, 15)]
+        stem = backbone.conv_stem
+        found = [stem.reduce_1x1.convolution.out_channels, *found]
+        assert (stem.first_conv.convolution.out_channels, found) == (net.stem_channels, last_of_groups)
 
 
 # Published numbers of parameters, with the classifier of 1,000 classes; Lite's and MobileNetV2's rounded to 10,000.
@@ -355,6 +403,25 @@ def test_error_when_the_variant_is_another():
     entries = random_entries(NETWORKS["timm/mobilenetv2_100"])
     with pytest.raises(ValueError, match=r"which is timm/mobilenetv2_100, got 'timm/mobilenetv2_140'; leave it out"):
         convert_entries(entries, "timm/mobilenetv2_140")
+
+
+@pytest.mark.parametrize("name", MOBILENETS)
+@pytest.mark.parametrize(("width", "channels"), [(0.1, "8 and 32"), (0.55, "16 and 176"), (0.33, "16 and 104")])
+def test_error_when_the_width_is_not_known(name, width, channels):
+    match = rf"`checkpoint` must be of a MobileNetV2 of a width from 0.3 to 2 .* have {channels} channels; convert"
+    with pytest.raises(ValueError, match=match):
+        convert_entries(random_entries(of_width(name, width)))
+
+
+def test_error_when_the_size_of_an_efficientnet_is_not_known():
+    with pytest.raises(ValueError, match=r"or of an EfficientNet-B0 to -B7 or .* have 72 and 704 channels; convert"):
+        convert_entries(random_entries(of_width("timm/efficientnet_b0", 2.2)), "timm/efficientnet_b0")
+
+
+@pytest.mark.parametrize("entries", [{}, {"conv1.weight": torch.zeros(64, 3, 7, 7)}])
+def test_error_when_the_network_is_none_that_is_read(entries):
+    with pytest.raises(ValueError, match=r"must be of a published model, or of MSCAN .* none of their entries; conv"):
+        convert_entries(entries)
 
 
 def test_error_when_entries_differ():

@@ -5,7 +5,6 @@ names tell how the network is padded and normalised, which entries do not.
 """
 
 import math
-from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -78,13 +77,21 @@ def _lite(width, depth, eps, tf_padding, momentum, normalization):
     return Backbone("efficientnet_backbone", fields, normalization)
 
 
+# Of MobileNetV2. Narrower ones add the input of their first block to its output, which transformers' does not, and it
+# rounds the channels of 0.55 and 1.1 to other numbers than the libraries.
+WIDTHS = [hundredths / 100 for hundredths in range(30, 201, 5) if hundredths not in (55, 110)]
 # Width and depth.
 EFFICIENTNETS = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8), (1.6, 2.2), (1.8, 2.6), (2.0, 3.1))
 BACKBONES = {
     "torchvision/mobilenet_v2": _mobilenet(1.0),
     "pytorch-mobilenet-v2/mobilenet_v2": _mobilenet(1.0),
-    **{f"timm/mobilenetv2_{round(100 * width):03}": _mobilenet(width) for width in (0.35, 0.5, 0.75, 1.0, 1.4)},
 }
+for _width in WIDTHS:
+    _hundredths = f"{round(100 * _width):03}"
+    BACKBONES[f"timm/mobilenetv2_{_hundredths}"] = _mobilenet(_width)
+    if _width != 1:
+        BACKBONES[f"torchvision/mobilenet_v2_{_hundredths}"] = _mobilenet(_width)
+        BACKBONES[f"pytorch-mobilenet-v2/mobilenet_v2_{_hundredths}"] = _mobilenet(_width)
 for _i, _size in enumerate(EFFICIENTNETS):
     _momentum = 0.1 if _i < 5 else 0.01
     BACKBONES[f"torchvision/efficientnet_b{_i}"] = _efficientnet(*_size, 1e-5 if _i < 5 else 1e-3, False, _momentum)
@@ -173,20 +180,35 @@ _OURS = {
 }
 
 
-def find_backbone_formats(entries: dict[str, torch.Tensor]) -> Iterator[CheckpointFormat]:
+def find_backbone_formats(entries: dict[str, torch.Tensor]) -> list[CheckpointFormat]:
     """Formats of the backbones that a checkpoint may be of, by the names and widths of its first and last layer.
 
     Args:
         entries (`dict[str, torch.Tensor]`): the checkpoint's.
 
     Returns:
-        `Iterator[CheckpointFormat]`: one per entry of `BACKBONES`.
+        `list[CheckpointFormat]`: of these entries of `BACKBONES`; empty where the names are those of none.
+
+    Raises:
+        ValueError: where the names are those of a network in `BACKBONES`, and the widths are those of none.
     """
+    forms, other_widths = [], None
     for variant in BACKBONES:
         form, layers = _backbone_format(variant)
-        shapes = [tuple(entries[name].shape[:1]) for name in layers if name in entries]
-        if shapes == [(width,) for width in layers.values()]:
-            yield form
+        if not all(name in entries for name in layers):
+            continue
+        widths = [entries[name].shape[:1].numel() for name in layers]
+        if widths == [*layers.values()]:
+            forms.append(form)
+        else:
+            other_widths = widths
+    if not forms and other_widths is not None:
+        raise ValueError(
+            f"`checkpoint` must be of a MobileNetV2 of a width from {WIDTHS[0]:g} to {WIDTHS[-1]:g} in steps of 0.05, "
+            "but not 0.55 or 1.1, or of an EfficientNet-B0 to -B7 or -Lite0 to -Lite4, got one whose first and last "
+            f"layer have {other_widths[0]} and {other_widths[1]} channels; convert another."
+        )
+    return forms
 
 
 @cache
@@ -197,10 +219,8 @@ def _backbone_format(variant):
     fields = {"num_block_repeats": (1, 2, 2, 3, 3, 4, 1), "depth_coefficient": 1.0, **backbone.fields}
     width = fields.get("width_coefficient", fields.get("depth_multiplier"))
     if backbone.model_type == "mobilenet_v2_backbone":
-        stem, repeats = (
-            ("conv_stem.first_conv.convolution", "conv_stem.first_conv.normalization"),
-            (1, 2, 3, 4, 3, 3, 1),
-        )
+        stem = ("conv_stem.first_conv.convolution", "conv_stem.first_conv.normalization")
+        repeats = [1, 2, 3, 4, 3, 3, 1]
     else:
         stem = ("embeddings.convolution", "embeddings.batchnorm")
         repeats = [math.ceil(fields["depth_coefficient"] * number) for number in fields["num_block_repeats"]]

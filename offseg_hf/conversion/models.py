@@ -209,13 +209,20 @@ def _nearest_variant(entries, num_labels, wanted):
     """Variant, format and prefix of names of the checkpoint: those from which none of its entries may differ."""
     encoder_only = num_labels is None
     prefix = "backbone." if encoder_only and any(name.startswith("backbone.") for name in entries) else ""
-    forms = list(find_backbone_formats({name.removeprefix(prefix): entry for name, entry in entries.items()}))
-    differences = {}
+    forms = find_backbone_formats({name.removeprefix(prefix): entry for name, entry in entries.items()})
+    differences, known_names = {}, set()
     for form in forms or FORMATS:
         for variant in [form.variant] if form.variant else VARIANTS:
             if form.variant or (form.encoder_only == encoder_only and VARIANTS[variant].model_type == form.model_type):
                 expected = _stored_entries(form, variant, num_labels)
                 differences[variant, form] = _differences(entries, form, prefix, expected)
+                known_names.update(prefix + name for name in expected)
+    if known_names.isdisjoint(entries):
+        raise ValueError(
+            "`checkpoint` must be of a published model, or of MSCAN from mmsegmentation, EfficientFormerV2 from timm, "
+            "or MobileNetV2 or EfficientNet from torchvision, timm or efficientnet-pytorch, got one that has none of "
+            "their entries; convert another."
+        )
     found = [(variant, form) for (variant, form), lines in differences.items() if not lines]
     same = [variant for variant, _ in found]
     if wanted is not None and same and wanted not in same:

@@ -14,6 +14,7 @@ from .backbone_efficientformer_v2 import EfficientFormerV2Backbone
 from .backbone_efficientnet import EfficientNetBackbone
 from .backbone_mobilenet_v2 import MobileNetV2Backbone
 from .backbone_mscan import MscanBackbone
+from .backbone_timm import is_of_timm, load_timm_backbone, timm_backbone_config
 from .configuration_offseg_backbone import OffSegBackboneConfig
 from .decode_head import OffSegDecodeHead, in_parts_of_the_batch
 from .library_internals import adopt_attention, can_return_tuple, filter_output_hidden_states, install_capturing_hooks
@@ -52,7 +53,7 @@ def feature_maps(backbone_config: PreTrainedConfig) -> tuple[list[int], list[int
             backbone = new_backbone(backbone_config).eval()
             image = torch.empty(1, getattr(backbone_config, "num_channels", 3), MEASURED_SIZE, MEASURED_SIZE)
             shapes = [one.shape for one in backbone.forward_with_filtered_kwargs(image).feature_maps]
-    except (RuntimeError, ValueError) as error:
+    except (AssertionError, RuntimeError, ValueError) as error:  # timm asserts sizes
         raise ValueError(
             f"`backbone` must take images of any size, got one of type {backbone_config.model_type!r}, which does not "
             f"take {MEASURED_SIZE}×{MEASURED_SIZE} pixels ({error}); choose another, such as ConvNeXt, Swin or DINOv2."
@@ -96,6 +97,8 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
 
     Args:
         config ([`OffSegBackboneConfig`]): the backbone's configuration, and the head's.
+        backbone ([`transformers.PreTrainedModel`], *optional*): the backbone itself, of that configuration; by default
+            a new one with random weights.
 
     Raises:
         ValueError: where the backbone takes images of one size alone, or has maps of one stride, which is odd.
@@ -124,9 +127,9 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def __init__(self, config: OffSegBackboneConfig):
+    def __init__(self, config: OffSegBackboneConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
-        self.backbone = new_backbone(config.backbone_config)
+        self.backbone = new_backbone(config.backbone_config) if backbone is None else backbone
         config.backbone_config = self.backbone.config
         adopt_attention(config, self.backbone.config)
         install_capturing_hooks(self.backbone)
@@ -168,7 +171,8 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
 
         Args:
             backbone (`str` or `os.PathLike`): folder or Hub id of the weights, of a type that
-                [`transformers.AutoBackbone`] knows, with a head of another kind or without.
+                [`transformers.AutoBackbone`] knows, with a head of another kind or without; or of timm's, where timm
+                is installed.
             dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the whole model.
             **fields: of [`OffSegBackboneConfig`]: `id2label`, `decoder_hidden_size`, …
 
@@ -177,9 +181,12 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
 
         Raises:
             OSError: where there are no such weights.
-            ValueError: where they are of a type without a backbone, or lack parts of it.
+            ValueError: where they are of a type without a backbone, or lack parts of it, or are timm's and it is not
+                installed, does not have the network, or builds it with arguments.
         """
-        backbone_config = AutoConfig.from_pretrained(backbone)
+        stored, _ = PreTrainedConfig.get_config_dict(backbone)
+        is_timm = is_of_timm(stored)
+        backbone_config = timm_backbone_config(backbone, stored) if is_timm else AutoConfig.from_pretrained(backbone)
         if type(backbone_config) not in MODEL_FOR_BACKBONE_MAPPING:
             raise ValueError(
                 "`backbone` must be of a type that AutoBackbone knows, such as ConvNeXt, Swin, ResNet or "
@@ -190,25 +197,18 @@ class OffSegBackboneForSemanticSegmentation(PreTrainedModel):
         if type(backbone_config) is not backbone_class.config_class:  # a native model's, without stages
             backbone_config = backbone_class.config_class.from_pretrained(backbone)
         backbone_config.out_features = stages_to_read(backbone_config)
-        encoder, report = backbone_class.from_pretrained(
-            backbone, config=backbone_config, dtype=dtype, output_loading_info=True
-        )
+        load = load_timm_backbone if is_timm else backbone_class.from_pretrained
+        encoder, report = load(backbone, config=backbone_config, dtype=dtype, output_loading_info=True)
         # Some backbones add a norm for each map, which starts as it should.
         added = ("hidden_states_norms.", "num_batches_tracked")
-        missing = sorted(name for name in report["missing_keys"] if not any(part in name for part in added))
-        if missing or report["mismatched_keys"]:
+        unfilled = sorted(name for name in report["missing_keys"] if not any(part in name for part in added))
+        unfilled += [name for name, *_ in report["mismatched_keys"]]
+        if unfilled:
             raise ValueError(
                 f"`backbone` must hold all weights of a {backbone_class.__name__}, but in "
-                f"{backbone} {len(missing) + len(report['mismatched_keys'])} are missing or misshapen, "
-                f"such as {[*missing, *(name for name, *_ in report['mismatched_keys'])][0]}; choose another."
+                f"{backbone} {len(unfilled)} are missing or misshapen, such as {unfilled[0]}; choose another."
             )
-        model = cls(OffSegBackboneConfig(backbone_config=encoder.config, **fields)).to(dtype)
-        encoder_parameters = dict(encoder.named_parameters())
-        for name, parameter in model.backbone.named_parameters():
-            encoder_parameters[name].requires_grad_(parameter.requires_grad)
-        model.backbone = encoder
-        model.config.backbone_config = encoder.config
-        return model.eval()
+        return cls(OffSegBackboneConfig(backbone_config=encoder.config, **fields), encoder).to(dtype).eval()
 
     @in_parts_of_the_batch
     @can_return_tuple

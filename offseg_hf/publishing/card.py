@@ -172,6 +172,8 @@ def _introduction(config, num_parameters, training, labels, has_offset_learning)
     if config.model_type == "offseg_backbone":
         inner = config.backbone_config
     architecture = ARCHITECTURES.get(inner.model_type) or f"transformers' `{inner.model_type}`"
+    if inner.model_type == "timm_backbone":
+        architecture = f"timm's `{inner.backbone}`"
     if has_offset_learning:
         architecture += f" with [offset learning]({PAPER})"
     variant = f" (`{training['variant']}`)" if training.get("variant") else ""
@@ -202,9 +204,13 @@ from transformers import pipeline
 segment = pipeline("image-segmentation", model="{repo_id}", trust_remote_code=True)
 for found in segment("photo.jpg"{subtask}):
     print(found["label"], found["mask"])"""
+    needed = "torch, transformers and Pillow"
+    if getattr(getattr(config, "backbone_config", None), "model_type", None) == "timm_backbone":
+        needed = "torch, transformers, timm and Pillow"
     return (
         f"```python\n{code}\n```\n\n`trust_remote_code=True` runs the Python files of this repository; pin "
-        '`revision="<commit>"` to run those that you have read. They need torch, transformers and Pillow.'
+        '`revision="<commit>"` to run those that you have read. They need '
+        f"{needed}."
     )
 
 

@@ -10,12 +10,20 @@ from huggingface_hub import ModelCard
 from offseg_hf.data.presets import find_preset
 from offseg_hf.data.sources import is_hub_id
 from offseg_hf.files import read_json, write_json
-from offseg_hf.publishing.card import METRICS, RANDOM_WEIGHTS
+from offseg_hf.publishing.card import METRICS, PERMISSIVE_LICENSES, RANDOM_WEIGHTS
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 TRAINING_RECORD = "training.json"
+# Of weights on the Hub whose pages are not to be relied on, their authors' licence; docs/encoders.md has the sources.
+AUTHORS_LICENSES = {
+    "facebook/convnextv2-": "cc-by-nc-4.0",
+    "facebook/dinov3-": "dinov3-license",
+    "google/mobilenet_v2_": "other",
+}
+# Networks whose published weights are none of them free: a page that says otherwise may be that of a copy.
+RESTRICTED_NETWORKS = ("convnextv2", "dinov3")
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
@@ -173,19 +181,27 @@ def _encoder(folder, model_name_or_path, backbone):
         stated = {"name": None, "is_hub_id": False, "license": license, "source": source}
         return stated if license is not None else None
     is_folder = Path(backbone).is_dir()
+    if license is None and not is_folder:
+        license = next((known for start, known in AUTHORS_LICENSES.items() if backbone.startswith(start)), None)
     if license is None:
-        try:
-            metadata = ModelCard.load(Path(backbone, "README.md") if is_folder else backbone).data
-        except Exception:  # there is none, or it is broken, or out of reach: then the licence is not known
-            pass
-        else:
-            license = metadata.get("license")
-            if license in ("other", None):
-                license = metadata.get("license_name") or license
-            if isinstance(license, list):
-                license = ", ".join(license)
+        license = _license_of_page(Path(backbone, "README.md") if is_folder else backbone)
+        network = fields.get("backbone") or fields.get("model_type", "")  # of timm's the architecture
+        if license in PERMISSIVE_LICENSES and any(name in network for name in RESTRICTED_NETWORKS):
+            license = None
     name = Path(backbone).resolve().name if is_folder else backbone
     return {"name": name, "is_hub_id": not is_folder, "license": license, "source": source}
+
+
+def _license_of_page(page):
+    """What the front matter of a README, a file's or a repository's, says; `None` where it does not."""
+    try:
+        metadata = ModelCard.load(page).data
+    except Exception:  # there is none, or it is broken, or out of reach
+        return None
+    license = metadata.get("license")
+    if license in ("other", None):
+        license = metadata.get("license_name") or license
+    return ", ".join(license) if isinstance(license, list) else license
 
 
 def _read_record(path, digest=None, needed=()):

@@ -146,7 +146,8 @@ def backbone_normalization(backbone: str) -> dict[str, Any]:
     Returns:
         `dict[str, Any]`: what its `preprocessor_config.json` says of `do_rescale`, `rescale_factor`, `do_normalize`,
         `image_mean` and `image_std`, arguments of [`OffSegImageProcessor`]; empty where there is no such file. For
-        EfficientNet's processors they make the pixels that these make, which divide by `image_std` once more.
+        EfficientNet's processors they make the pixels that these make, which divide by `image_std` once more. For
+        timm's weights they are the mean and the deviation in their `config.json`.
 
     Raises:
         OSError: where the Hub cannot be reached.
@@ -154,7 +155,8 @@ def backbone_normalization(backbone: str) -> dict[str, Any]:
     """
     file = cached_file(backbone, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     if file is None:
-        return {}
+        of_timm = PreTrainedConfig.get_config_dict(backbone)[0].get("pretrained_cfg", {})
+        return {f"image_{name}": of_timm[name] for name in ("mean", "std") if name in of_timm}
     settings = json.loads(Path(file).read_text(encoding="utf-8"))
     for name in ("rescale_offset", "do_flip_channel_order"):
         if settings.get(name):

@@ -5,7 +5,15 @@ import json
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoImageProcessor, ConvNextImageProcessorPil, ConvNextV2Config, ConvNextV2Model
+from transformers import (
+    AutoImageProcessor,
+    ConvNextConfig,
+    ConvNextImageProcessorPil,
+    ConvNextModel,
+    ConvNextV2Config,
+    ConvNextV2Model,
+)
+from transformers.utils import is_timm_available
 
 from offseg_hf import OffSegBackboneForSemanticSegmentation
 from offseg_hf.commands.main import main as offseg
@@ -18,7 +26,7 @@ TINY = {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16]}
 
 def save_encoder(folder, readme=None, **fields):
     torch.manual_seed(0)
-    ConvNextV2Model(ConvNextV2Config(**TINY, **fields)).save_pretrained(folder)
+    ConvNextModel(ConvNextConfig(**TINY, **fields)).save_pretrained(folder)
     ConvNextImageProcessorPil(image_mean=MEAN, image_std=STD).save_pretrained(folder)
     if readme is not None:
         (folder / "README.md").write_text(f"---\n{readme}\n---\n")
@@ -71,7 +79,7 @@ def test_record_and_card_tell_the_licence_that_the_configuration_states(scenes, 
     derived = "- The weights of the encoder `encoder` (a package of the name one), from which these derive: `mit`."
     assert derived in card.text and card.data.base_model is None
     assert "the encoder's rate falls by the factor 0.5 with each block" in card.text
-    assert "transformers' `convnextv2` with [offset learning]" in card.text
+    assert "transformers' `convnext` with [offset learning]" in card.text
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,75 @@ def test_encoder_on_the_hub_is_the_base_model(hub, scenes, tmp_path):
     card = card_of(tmp_path / "model", tmp_path)
     assert card.data.base_model == "org/encoder"
     assert "Trained from the encoder [org/encoder](https://huggingface.co/org/encoder), with a head" in card.text
+
+
+@pytest.mark.parametrize(
+    ("name", "license"),
+    [
+        ("facebook/convnextv2-tiny-22k-224", "cc-by-nc-4.0"),
+        ("facebook/dinov3-convnext-tiny-pretrain-lvd1689m", "dinov3-license"),
+        ("google/mobilenet_v2_1.0_224", "other"),
+    ],
+)
+def test_licence_is_the_authors_where_the_page_states_a_freer_one(hub, scenes, tmp_path, name, license):
+    encoder = save_encoder(tmp_path / "encoder", "license: apache-2.0")
+    hub.create(name, files={file.name: file.read_bytes() for file in encoder.iterdir()})
+    record = trained(scenes, tmp_path / "model", "--backbone", name, "--decoder_hidden_size", "16")
+    assert record["encoder"]["license"] == license
+    card = card_of(tmp_path / "model", tmp_path)
+    assert f"derive: `{license}`." in card.text and card.data.license in (license, "other")
+
+
+@pytest.mark.parametrize(
+    ("stated", "license"), [("apache-2.0", None), ("mit", None), ("cc-by-nc-4.0", "cc-by-nc-4.0")]
+)
+def test_free_licence_is_not_believed_of_a_network_whose_weights_are_not_free(scenes, tmp_path, stated, license):
+    encoder = save_encoder(tmp_path / "copy", f"license: {stated}")
+    ConvNextV2Model(ConvNextV2Config(**TINY)).save_pretrained(encoder)
+    record = trained(scenes, tmp_path / "model", "--backbone", str(encoder), "--decoder_hidden_size", "16")
+    assert record["encoder"] == {"name": "copy", "is_hub_id": False, "license": license, "source": None}
+    card = card_of(tmp_path / "model", tmp_path)
+    assert ("it is not known under which licence they are" in card.text) == (license is None)
+    assert card.data.license == license
+
+
+def test_licence_that_the_configuration_states_is_believed_of_such_a_network(scenes, tmp_path):
+    encoder = save_encoder(tmp_path / "mine", "license: apache-2.0")
+    ConvNextV2Model(ConvNextV2Config(**TINY, weights_license="mit")).save_pretrained(encoder)
+    record = trained(scenes, tmp_path / "model", "--backbone", str(encoder), "--decoder_hidden_size", "16")
+    assert record["encoder"]["license"] == "mit"
+
+
+@pytest.mark.skipif(not is_timm_available(), reason="timm is not installed")
+def test_encoder_of_timm_on_the_hub(hub, scenes, tmp_path):
+    from test_backbone_timm import save_timm_encoder
+
+    save_timm_encoder(tmp_path / "encoder", "test_resnet")
+    hub.create(
+        "timm/test_resnet.r160_in1k",
+        files={name: (tmp_path / "encoder" / name).read_bytes() for name in ("config.json", "model.safetensors")},
+    )
+    more = ["--backbone", "timm/test_resnet.r160_in1k", "--decoder_hidden_size", "16", "--layer_decay", "0.5"]
+    record = trained(scenes, tmp_path / "model", *more)
+    assert (record["origin"], record["encoder"]["license"]) == ("timm/test_resnet.r160_in1k", "cc-by-4.0")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    assert ([*processor.image_mean], [*processor.image_std]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    card = card_of(tmp_path / "model", tmp_path)
+    assert "timm's `test_resnet` with [offset learning]" in card.text
+    assert "They need torch, transformers, timm and Pillow." in card.text
+    assert offseg(["evaluate", "--model", str(tmp_path / "model"), "--dataset", str(scenes)]) == 0
+
+
+@pytest.mark.skipif(is_timm_available(), reason="timm is installed")
+def test_error_when_the_encoder_is_timms_and_it_is_not_installed(hub, scenes, tmp_path, capsys):
+    config = {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"license": "apache-2.0"}}
+    hub.create("timm/resnet18.a1_in1k", files={"config.json": json.dumps(config).encode()})
+    assert offseg(arguments(scenes, tmp_path / "model", "--backbone", "timm/resnet18.a1_in1k")) == 2
+    (*_, error) = capsys.readouterr().err.splitlines()
+    message = (
+        "`backbone` must not be of timm where timm is not installed, got timm/resnet18.a1_in1k; `pip install timm`"
+    )
+    assert error.startswith(f"offseg train: error: {message}")
 
 
 def test_licence_of_the_encoder_in_a_model_on_the_hub_is_that_of_its_configuration(hub, scenes, tmp_path):

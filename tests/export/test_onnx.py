@@ -14,6 +14,7 @@ from transformers import (
     Mask2FormerImageProcessorPil,
     MobileViTConfig,
     SegformerConfig,
+    Swinv2Config,
 )
 
 from offseg_hf import (
@@ -259,6 +260,15 @@ FAMILIES = {
             "decoder_hidden_size": 16,
         },
     ),
+    "swin v2": (
+        OffSegBackboneConfig,
+        {
+            "backbone_config": Swinv2Config(  # with shifted windows, of which a depth of 1 has none
+                embed_dim=8, depths=[2] * 4, num_heads=[1, 1, 2, 2], window_size=4, out_features=SWIN["out_features"]
+            ),
+            "decoder_hidden_size": 16,
+        },
+    ),
     "segnext": (
         OffSegSegNextConfig,
         {
@@ -308,10 +318,18 @@ FAMILIES = {
 
 
 @pytest.mark.slow
+def test_swin_v2_is_not_exported_for_any_size_and_the_remedy_is_named(tmp_path):
+    config_class, fields = FAMILIES["swin v2"]
+    folder = write_model(tmp_path / "model", config_class(**fields, **LABELS))
+    with pytest.raises(ValueError, match=r"offseg_backbone cannot be \(.+\); try `size`, one height and width"):
+        export_onnx(folder, tmp_path / "new")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_exported(name, tmp_path):
     config_class, fields = FAMILIES[name]
-    needs_one_size = name in ("wrapped mobilevit", "mask2former")
+    needs_one_size = name in ("wrapped mobilevit", "mask2former", "swin v2")
     image_processor = Mask2FormerImageProcessorPil(size={"height": 32, "width": 32}) if name == "mask2former" else None
     folder = write_model(tmp_path / "model", config_class(**fields, **LABELS), image_processor)
     size = (64, 96) if needs_one_size else None

@@ -149,6 +149,13 @@ def test_normalization_is_read_from_the_hub(hub, tmp_path):
     assert backbone_normalization("org/none") == {}
 
 
+def test_normalization_of_timms_weights_is_in_their_configuration(tmp_path):
+    pretrained_cfg = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.95}
+    config = {"architecture": "resnet18", "pretrained_cfg": pretrained_cfg}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert backbone_normalization(str(tmp_path)) == {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+
+
 @pytest.mark.parametrize("do_normalize", [True, False])
 @pytest.mark.parametrize("include_top", [True, False])
 def test_pixels_are_those_of_efficientnets_processor(tmp_path, include_top, do_normalize):

@@ -13,7 +13,6 @@ from offseg_hf.data.formats.coco_files import (
     image_size,
     images_by_id,
     look_up,
-    one_per_photo,
     photo_folder,
     read_document,
     split_of,
@@ -73,7 +72,7 @@ def read(place: Path) -> Labels:
     classes = dict.fromkeys(
         one["name"] for one in categories if one["name"] in used or not _is_heading(one, categories)
     )
-    return Labels(tuple(classes), one_per_photo(labelled), notes=tuple(notes))
+    return Labels(tuple(classes), tuple(labelled), notes=tuple(notes))
 
 
 def _is_heading(category, categories):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
-from offseg_hf.data.formats.records import LabelledPhoto
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split
 
 # What a JSON lists → what such files are called, beside captions and keypoints of the same photos.
@@ -187,26 +186,3 @@ def find_photo(photos: PhotoFolder, name: str, file: Path) -> Path:
         if any((above / folder).is_dir() for above in (photos.folder, photos.folder / "images")):
             return photos.find(f"{folder}/{photo_path(name)}", file.name)
     return photos.find(name, file.name)
-
-
-def one_per_photo(labelled: list[LabelledPhoto]) -> tuple[LabelledPhoto, ...]:
-    """Labelled photos sorted by path.
-
-    Args:
-        labelled (`list[LabelledPhoto]`): them, in any order.
-
-    Returns:
-        `tuple[LabelledPhoto]`
-
-    Raises:
-        ValueError: two of them are of the same photo.
-    """
-    by_photo: dict[Path, LabelledPhoto] = {}
-    for one in labelled:
-        other = by_photo.setdefault(one.photo, one)
-        if other is not one:
-            raise ValueError(
-                f"`{one.source}` must be the only labels of {one.photo}, but `{other.source}` are too; remove one of "
-                "them, or pass the one file that counts as `--dataset`."
-            )
-    return tuple(by_photo[photo] for photo in sorted(by_photo))

@@ -10,7 +10,6 @@ from offseg_hf.data.formats.coco_files import (
     image_size,
     images_by_id,
     look_up,
-    one_per_photo,
     photo_folder,
     read_document,
     split_of,
@@ -68,7 +67,7 @@ def read(place: Path) -> Labels:
                 LabelledPhoto(photo, f"{file.name}, {image['file_name']}", shapes, image_size(image), split)
             )
     classes.setdefault(UNLABELLED)
-    return Labels(tuple(classes), one_per_photo(labelled), unlabelled=UNLABELLED)
+    return Labels(tuple(classes), tuple(labelled), unlabelled=UNLABELLED)
 
 
 def _map_folder(file, folder):

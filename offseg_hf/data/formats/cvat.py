@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import numpy as np
 
 from offseg_hf.data.formats.beginnings import annotation_files, read_beginnings
-from offseg_hf.data.formats.ordering import ordered
 from offseg_hf.data.formats.outlines import box_outline, ellipse_outline, turned
 from offseg_hf.data.formats.photos import PhotoFolder
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape
@@ -65,7 +64,7 @@ def read(place: Path) -> Labels:
     names = dict.fromkeys(listed)
     others = sorted({shape.label for one in labelled for shape in one.shapes} - names.keys())
     notes = [f"{kind} left out, since they hold no pixels: {count}" for kind, count in left_out.items()]
-    return Labels((*names, *others), ordered(labelled), is_complete=not others, notes=tuple(notes))
+    return Labels((*names, *others), tuple(labelled), is_complete=not others, notes=tuple(notes))
 
 
 class _Builder(ElementTree.TreeBuilder):

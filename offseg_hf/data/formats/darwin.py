@@ -74,7 +74,7 @@ def read(place: Path) -> Labels:
         raise ValueError(f"`{place}` must have polygons or masks, got {counted}; convert them to polygons.")
     notes = [f"As in Darwin's own masks, some objects are left out: {counted}."] if counted else []
     ordered = tuple(sorted(names, key=lambda name: (name.lower(), name)))  # that of Darwin's masks
-    return Labels(ordered, tuple(sorted(labelled, key=lambda one: one.photo)), is_complete=False, notes=tuple(notes))
+    return Labels(ordered, tuple(labelled), is_complete=False, notes=tuple(notes))
 
 
 def _files(place):

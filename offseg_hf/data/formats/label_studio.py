@@ -10,7 +10,6 @@ from urllib.parse import unquote
 import numpy as np
 
 from offseg_hf.data.formats.beginnings import annotation_files, read_beginnings
-from offseg_hf.data.formats.ordering import ordered
 from offseg_hf.data.formats.outlines import box_outline, ellipse_outline, turned
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape
@@ -70,7 +69,7 @@ def read(place: Path) -> Labels:
             labelled.append(_labelled_photo(source, task["data"], _regions(results, source), photos, uploads))
     names = tuple(sorted({shape.label for one in labelled for shape in one.shapes}))
     notes = tuple(f"{what}: {count}" for what, count in noted.items() if count)
-    return Labels(names, ordered(labelled), is_complete=False, notes=notes)
+    return Labels(names, tuple(labelled), is_complete=False, notes=notes)
 
 
 def _tasks(place, folder):

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 
 from offseg_hf.data.formats.beginnings import annotation_files, read_beginnings
 from offseg_hf.data.formats.drawing import upright_size
-from offseg_hf.data.formats.ordering import ordered
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape
 
@@ -73,7 +72,7 @@ def read(place: Path) -> Labels:
             labelled.append(_labelled_photo(file, content, folder, photos))
     found = {shape.label: one.source for one in labelled for shape in one.shapes}
     names, is_complete = _names(folder, found)
-    return Labels(names, ordered(labelled), is_complete)
+    return Labels(names, tuple(labelled), is_complete)
 
 
 def _load(file):

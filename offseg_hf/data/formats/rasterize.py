@@ -55,11 +55,12 @@ def fill_pillow(outlines: Sequence[np.ndarray], size: tuple[int, int], corner: t
     Returns:
         `np.ndarray`: boolean, of shape (height, width).
     """
-    canvas = Image.new("1", size[::-1])
+    left, top = corner
+    canvas = Image.new("1", (left + size[1], top + size[0]))  # from the picture's corner: Pillow rounds slopes from it
     draw = ImageDraw.Draw(canvas)
     for outline in outlines:
-        draw.polygon([tuple(point) for point in (outline - np.array(corner)).tolist()], outline=1, fill=1)
-    return np.array(canvas)
+        draw.polygon([tuple(point) for point in outline.tolist()], outline=1, fill=1)
+    return np.array(canvas)[top:, left:]
 
 
 def fill_opencv(outlines: Sequence[np.ndarray], size: tuple[int, int], corner: tuple[int, int] = (0, 0)) -> np.ndarray:

@@ -92,12 +92,15 @@ class Labels:
 
     Args:
         names (`tuple[str]`): names of the classes in the tool's order; sorted where it keeps no list of them.
-        photos (`tuple[LabelledPhoto]`): the photos, sorted by path.
+        photos (`tuple[LabelledPhoto]`): the photos, in any order; they are kept sorted by path.
         is_complete (`bool`): whether `names` is the tool's own list of classes; if not, it is what occurs, and another
             part of the same work may have others.
         unlabelled (`str`, *optional*): name among `names` of what is not labelled, where the format itself says which;
             by default it is known by its name, see [`~offseg_hf.data.formats.classes.UNLABELLED`].
         notes (`tuple[str]`): what the person should know of how the files were understood, a sentence each.
+
+    Raises:
+        ValueError: a photo is labelled twice.
     """
 
     names: tuple[str, ...]
@@ -105,3 +108,14 @@ class Labels:
     is_complete: bool = True
     unlabelled: str | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        by_photo: dict[Path, LabelledPhoto] = {}
+        for one in self.photos:
+            if (other := by_photo.setdefault(one.photo.resolve(), one)) is not one:
+                raise ValueError(
+                    f"`{one.source}` must be the only labels of {one.photo}, but `{other.source}` are too; remove one of "
+                    "the two, pass the one file that counts as `--dataset`, or put photos of one name into folders of "
+                    "their own, as their labels have them."
+                )
+        object.__setattr__(self, "photos", tuple(sorted(self.photos, key=lambda one: one.photo)))

@@ -67,7 +67,7 @@ def read(place: Path) -> Labels:
             split = _split(annotations.parent.relative_to(folder))
             labelled.append(LabelledPhoto(photo, source, tuple(shapes), size, split))
     notes = [f"Objects without an area are left out: {_counted(thin)}."] if thin else []
-    return Labels(tuple(names), tuple(sorted(labelled, key=lambda one: one.photo)), notes=tuple(notes))
+    return Labels(tuple(names), tuple(labelled), notes=tuple(notes))
 
 
 def _read_json(file):
