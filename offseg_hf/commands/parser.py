@@ -74,8 +74,8 @@ class CommandParser(argparse.ArgumentParser):
 
             if not isinstance(error, (ImportError, OSError, ValueError, StrictDataclassError, SafetensorError, *more)):
                 raise
-            error = innermost(error)
-            self.error(str(error) or type(error).__name__)
+            cause = innermost(error)
+            self.error(str(cause) or type(cause).__name__)
 
 
 class _MaxPixels(argparse.Action):

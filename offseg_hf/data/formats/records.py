@@ -114,8 +114,8 @@ class Labels:
         for one in self.photos:
             if (other := by_photo.setdefault(one.photo.resolve(), one)) is not one:
                 raise ValueError(
-                    f"`{one.source}` must be the only labels of {one.photo}, but `{other.source}` are too; remove one of "
-                    "the two, pass the one file that counts as `--dataset`, or put photos of one name into folders of "
-                    "their own, as their labels have them."
+                    f"`{one.source}` must be the only labels of {one.photo}, but `{other.source}` are too; remove "
+                    "one of the two, pass the one file that counts as `--dataset`, or put photos of one name into "
+                    "folders of their own, as their labels have them."
                 )
         object.__setattr__(self, "photos", tuple(sorted(self.photos, key=lambda one: one.photo)))

@@ -209,7 +209,7 @@ def test_error_when_two_files_have_the_same_image(tmp_path):
     write(tmp_path, image())
     shutil.copy(tmp_path / "annotations.xml", tmp_path / "backup.xml")
     with pytest.raises(
-        ValueError, match=r"`backup\.xml, a\.png` must be of a photo of its own, and `annotations\.xml,"
+        ValueError, match=r"`backup\.xml, a\.png` must be the only labels of .*, but `annotations\.xml,"
     ):
         cvat.read(tmp_path)
 

@@ -252,7 +252,7 @@ def test_error_when_an_upload_may_be_one_of_two_photos(tmp_path):
 def test_uploads_with_the_same_name_are_an_error(tmp_path):
     tasks = [task(image="/data/upload/3/0a1b2c3d-a.jpg"), {**task(image="/data/upload/3/4e5f6a7b-a.jpg"), "id": 2}]
     with pytest.raises(
-        ValueError, match=r"`export\.json, task 2` must be of a photo of its own, and `export\.json, tas"
+        ValueError, match=r"`export\.json, task 2` must be the only labels of .*, but `export\.json, tas"
     ):
         label_studio.read(write(tmp_path, *tasks))
     names = ("upload/0a1b2c3d-a.jpg", "upload/4e5f6a7b-a.jpg")  # as Label Studio's own folder has them
