@@ -4,9 +4,12 @@
     offseg predict --model outputs/camvid --input street.jpg --output outputs/segmented --overwrite \\
         --window_size 512 512 --stride 384 384
 
+    offseg predict --model outputs/mine --input photos --output outputs/segmented --format coco
+
 For photo.jpg it writes photo_labels.png, whose pixels are class ids (8 bits, or 16 for more than 256 classes), and
-photo_overlay.jpg. Any semantic-segmentation model of transformers will do. Where a photo fails, the others are still
-segmented, and the exit code is 1.
+photo_overlay.jpg; with --format also, in the folder annotations, what a labelling tool imports, to be corrected there.
+Any semantic-segmentation model of transformers will do. Where a photo fails, the others are still segmented, and the
+exit code is 1.
 """
 
 import sys
@@ -16,6 +19,8 @@ from pathlib import Path
 from offseg_hf.commands.parser import CommandParser, add_photo_arguments, exit_code
 from offseg_hf.files import check_output
 
+ANNOTATION_FORMATS = ("coco", "cvat", "label-studio", "labelme")
+
 
 def build_parser() -> CommandParser:
     """The parser of `offseg predict`."""
@@ -24,6 +29,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--input", required=True, help="Photo, or folder of photos (sub-folders are left out).")
     parser.add_argument("--output", required=True, type=Path, help="Folder to write to.")
     parser.add_argument("--overwrite", action="store_true", help="Replace label maps and overlays that exist.")
+    parser.add_argument("--format", choices=ANNOTATION_FORMATS, help="Labelling tool to write annotations for.")
     parser.add_argument("--device", help="Such as cpu or cuda:1; by default the first GPU, if there is one.")
     parser.add_argument("--window_size", type=int, nargs=2, help="Height and width of sliding windows; else whole.")
     parser.add_argument("--stride", type=int, nargs=2, help="From one window to the next, down and across.")
@@ -37,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
 
+    import numpy as np
     from PIL import Image
     from tqdm import tqdm
     from transformers import AutoImageProcessor
@@ -46,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     from offseg_hf.models.image_processing_offseg import read_image
     from offseg_hf.pictures.overlays import add_legend, overlay
     from offseg_hf.pictures.saving import save_picture
+    from offseg_hf.prediction.annotations.writing import annotation_files, write_annotations
     from offseg_hf.prediction.label_maps import predict_label_map
     from offseg_hf.prediction.photos import find_images
     from offseg_hf.prediction.windows import check_windows
@@ -54,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         check_windows(args.window_size, args.stride)
         photos, others = find_images(args.input)
         targets = plan_outputs(photos, args.output, args.overwrite)
+        annotations = args.output / "annotations"
+        if args.format is not None:
+            annotation_files(args.format, annotations, photos, args.overwrite)
         device = usable_device(args.device)
         with loading_errors(args.model):
             image_processor = AutoImageProcessor.from_pretrained(args.model)
@@ -69,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"left out, since Pillow opens no pictures of their kinds: {len(others)} files ({names})", file=sys.stderr
         )
-    num_failed = 0
+    segmented: list[Path] = []
     for photo in tqdm(photos, unit="photo"):
         labels_path, overlay_path = targets[photo]
         try:
@@ -78,11 +89,14 @@ def main(argv: list[str] | None = None) -> int:
             save_picture(Image.fromarray(label_map), labels_path)
             picture = add_legend(overlay(image, label_map, palette), label_map, id2label, palette)
             save_picture(picture, overlay_path, quality=92)
+            segmented.append(photo)
         except Exception as error:  # whatever fails for one photo is no reason to leave the others
-            num_failed += 1
             tqdm.write(f"{photo}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-    print(f"{len(photos) - num_failed} of {len(photos)} photos segmented, in {args.output}")
-    return 1 if num_failed else 0
+    print(f"{len(segmented)} of {len(photos)} photos segmented, in {args.output}")
+    if args.format is not None and segmented:
+        label_maps = ((photo, np.array(Image.open(targets[photo][0]))) for photo in segmented)
+        print(f"to import: {write_annotations(args.format, label_maps, id2label, annotations, args.overwrite)}")
+    return 0 if len(segmented) == len(photos) else 1
 
 
 def usable_device(device: str | None) -> str:

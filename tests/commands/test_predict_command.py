@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -8,8 +9,10 @@ from tiny_models import tiny_offseg
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from offseg_hf import OffSegConfig, OffSegForSemanticSegmentation
-from offseg_hf.commands.predict import main
+from offseg_hf.commands.predict import ANNOTATION_FORMATS, main
+from offseg_hf.data import open_labelled_dataset
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+from offseg_hf.prediction.annotations.writing import FORMATS
 from offseg_hf.prediction.label_maps import predict_label_map
 
 TINY = {
@@ -190,3 +193,32 @@ def test_photo_that_cannot_be_segmented_is_named_and_the_others_are_done(photos,
     assert "line.png: " in printed.err
     assert "2 of 3 photos" in printed.out
     assert names(output) == ["one_labels.png", "one_overlay.jpg", "two_labels.png", "two_overlay.jpg"]
+
+
+@pytest.mark.parametrize("name", ANNOTATION_FORMATS)
+def test_annotations_for_a_tool_are_read_again_as_the_same_label_maps(model_folder, photos, output, name):
+    assert run(model_folder, photos, output, "--format", name) == 0
+    annotations = shutil.copytree(photos, output / "annotations", dirs_exist_ok=True)
+    if name == "label-studio":  # what is predicted counts when a person has accepted it there
+        tasks = json.loads((annotations / "tasks.json").read_text())
+        tasks = [{"data": task["data"], "annotations": task["predictions"]} for task in tasks]
+        (annotations / "tasks.json").write_text(json.dumps(tasks))
+    labelled = open_labelled_dataset(annotations, names=list("abc"))
+    assert labelled.format == name
+    for mask in labelled.masks("train"):
+        with Image.open(output / f"{mask.labelled.photo.stem}_labels.png") as label_map:
+            assert np.array_equal(mask.draw(), np.array(label_map))
+
+
+def test_annotations_that_exist_are_kept(model_folder, photos, output, capsys):
+    annotations = output / "annotations" / "one.json"
+    annotations.parent.mkdir(parents=True)
+    annotations.write_text("mine")
+    assert run(model_folder, photos, output, "--format", "labelme") == 2
+    assert "annotations/one.json` must not be there already" in capsys.readouterr().err
+    assert annotations.read_text() == "mine" and not (output / "one_labels.png").exists()
+    assert run(model_folder, photos, output, "--format", "labelme", "--overwrite") == 0
+
+
+def test_formats_of_annotations_are_those_that_can_be_written():
+    assert set(ANNOTATION_FORMATS) == set(FORMATS)

@@ -46,7 +46,7 @@ FORMATS: dict[str, LabelFormat] = {
     "labelme": LabelFormat("labelme JSON", "labelme"),
     "cvat": LabelFormat("CVAT for images 1.1", "cvat"),
     "label-studio": LabelFormat("Label Studio JSON", "label_studio"),
-    "coco_panoptic": LabelFormat("COCO panoptic JSON", "coco_panoptic"),
+    "coco-panoptic": LabelFormat("COCO panoptic JSON", "coco_panoptic"),
     "darwin": LabelFormat("Darwin JSON", "darwin"),
     "supervisely": LabelFormat("Supervisely project", "supervisely"),
     "yolo": LabelFormat("YOLO segmentation labels", "yolo"),

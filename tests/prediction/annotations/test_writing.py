@@ -80,7 +80,7 @@ def decoded_coco(file):
     return label_maps
 
 
-@pytest.mark.parametrize("name", ["cvat", "label-studio", "labelme"])
+@pytest.mark.parametrize("name", ["coco", "cvat", "label-studio", "labelme"])
 def test_label_maps_are_read_again_as_they_were(name, tmp_path):
     result = written(name, tmp_path)
     assert result == tmp_path / RESULTS[name]
