@@ -1,11 +1,13 @@
-"""Writes photos and masks as Parquet shards, checked, for streaming from disk, HTTP or the Hub.
+"""Writes photos and masks, or what a labelling tool wrote, as Parquet shards: checked, shown, for streaming.
 
     offseg prepare --dataset photos_and_masks --labels sky,road,car --output data/mine --num_proc 8
+    offseg prepare --dataset annotations.json --validation_fraction 0.1 --output data/mine
     offseg prepare --dataset ade20k --data_dir ADEChallengeData2016 --output data/ade20k \\
         --push_to_hub org/ade20k
 
 The files are kept bit for bit, in one random order. After an interruption the same command goes on where it stopped.
-Every photo and mask is decoded once; what was found is in preparation.json and in README.md, the data set's card.
+Every photo and mask is decoded; what was found is in preview.jpg, to be looked at before training, in preparation.json
+and in README.md, the data set's card.
 """
 
 import os
@@ -35,6 +37,14 @@ def build_parser() -> CommandParser:
     parser.add_argument("--license", help="Licence of the data as the Hub spells it, such as cc-by-4.0.")
     parser.add_argument("--image_column", help="Column of the photos in metadata.jsonl, where it cannot be guessed.")
     parser.add_argument("--mask_column", help="Column of the masks in metadata.jsonl, where it cannot be guessed.")
+    parser.add_argument(
+        "--validation_fraction", type=float, help="Share of the photos to set aside for validation, such as 0.1."
+    )
+    parser.add_argument(
+        "--group_by", help="Regular expression; photos whose names agree in what it finds stay in one split."
+    )
+    parser.add_argument("--no_preview", action="store_true", help="Draw no preview.jpg.")
+    parser.add_argument("--only_preview", action="store_true", help="Draw the preview, and write nothing else.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the order of the examples.")
     parser.add_argument("--max_shard_size", default="100MB", help="Largest size of a shard's photos and masks.")
     parser.add_argument(
@@ -101,6 +111,10 @@ def main(argv: list[str] | None = None) -> int:
             repo_id=args.push_to_hub,
             image_column=args.image_column,
             mask_column=args.mask_column,
+            validation_fraction=args.validation_fraction,
+            group_by=args.group_by,
+            preview=not args.no_preview,
+            only_preview=args.only_preview,
             seed=args.seed,
             max_shard_size=args.max_shard_size,
             max_row_group_size=args.max_row_group_size,
@@ -108,10 +122,15 @@ def main(argv: list[str] | None = None) -> int:
             skip_broken=args.skip_broken,
             overwrite=args.overwrite,
         )
+    if args.only_preview:
+        print(f"look at {args.output / 'preview.jpg'}")
+        return 0
+    for note in record["notes"]:
+        print(note)
     for split, found in record["splits"].items():
         counts = f"{found['num_examples']:,} examples in {found['num_shards']:,} shards"
         print(f"{split}: {counts}, {found['num_bytes']:,} bytes")
-    print(f"written to {args.output}")
+    print(f"written to {args.output}" + (f"; look at {args.output / 'preview.jpg'}" if record["preview"] else ""))
     if args.push_to_hub is not None:
         try:
             url, is_new = upload_repository(args.output, **repository, files=prepared_files(args.output))

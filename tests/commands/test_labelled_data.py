@@ -111,9 +111,9 @@ def test_background_that_is_named_is_learned(labelled, shared_model, tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--num_labels", "4"], "`num_labels` must be the number of classes"),
-        (["--do_reduce_labels"], "`do_reduce_labels` must be False for"),
-        (["--format", "nope"], "`format` must be one of"),
+        (["--num_labels", "4"], "num_labels` must be the number of classes"),
+        (["--do_reduce_labels"], "do_reduce_labels` must be False for"),
+        (["--format", "nope"], "format` must be one of"),
         (["--labels", "sky,road"], "only in the files: car"),
     ],
 )

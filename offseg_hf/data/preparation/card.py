@@ -18,7 +18,7 @@ CARD = """\
 Photos, and masks with a class id for every pixel, as Parquet shards: {origin}, in one
 random order (seed {seed}). Each was decoded once, and each mask has the size of its photo.
 
-{splits}
+{preview}{splits}
 
 ## Load
 
@@ -71,6 +71,9 @@ def dataset_card(record: dict[str, Any], repo_id: str | None = None) -> str:
         metadata=metadata.to_yaml(),
         name=record["name"],
         seed=record["seed"],
+        preview="![Photos with their classes, and how much there is of each](preview.jpg)\n\n"
+        if record["preview"]
+        else "",
         origin=f"the photos bit for bit, the masks drawn from {record['format']}"
         if record["format"]
         else "the files of the source bit for bit",

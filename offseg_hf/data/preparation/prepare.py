@@ -66,7 +66,8 @@ def prepare_dataset(
     their sizes are compared and the labels counted. The shards are the same for the same files, sizes and seed,
     whatever the number of processes; one that is there already, after an interruption, is not written again. When all
     are there, `preparation.json`, which tells what they hold, `id2label.json`, the names of the classes if these are
-    known, and `README.md`, the card, are written in this order: where the card is, the folder is complete.
+    known, and `README.md`, the card, are written in this order: where the card is, the folder is complete. Before all
+    of it, where the classes are known, all examples are looked at and `preview.jpg` is drawn.
     [`prepared_files`] lists what was written.
 
     Args:
@@ -157,7 +158,8 @@ def prepare_dataset(
         inspection = Inspection(pairs, classes_known, table, num_proc)
         if validation_fraction is not None:
             pairs = inspection.hold_out(validation_fraction, group_by, seed)
-        if preview or only_preview:
+        is_drawn = (output / RECORD).exists() and (output / PREVIEW).exists() and not overwrite
+        if only_preview or (preview and not is_drawn):
             inspection.write_preview(output / PREVIEW, name, seed, labelled.labels.notes if labelled else ())
         if only_preview:
             return inspection.record()
@@ -190,6 +192,7 @@ def prepare_dataset(
         "group_by": group_by,
         "notes": inspection.notes if inspection else [],
         "statistics": inspection.record() if inspection else None,
+        "preview": preview and inspection is not None,
     }
     _describe(output, record, repo_id)
     return record
@@ -202,7 +205,8 @@ def prepared_files(output: str | Path) -> list[Path]:
         output (`str` or `Path`): folder of a complete preparation.
 
     Returns:
-        `list[Path]`: the shards, the record, the class names if there are any, and the card.
+        `list[Path]`: the preview if there is one, the shards, the record, the class names if there are any, and the
+        card.
 
     Raises:
         FileNotFoundError: one of them is not there.
@@ -214,7 +218,8 @@ def prepared_files(output: str | Path) -> list[Path]:
             "data set first."
         )
     record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-    names = [
+    names = [PREVIEW] if record["preview"] else []
+    names += [
         shard_name(split, number, found["num_shards"])
         for split, found in record["splits"].items()
         for number in range(found["num_shards"])
@@ -333,7 +338,7 @@ def _claim_folder(output, shards, overwrite):
     if overwrite:
         for file in output.iterdir():
             if file.name in (RECORD, CLASS_NAMES, CARD) or re.fullmatch(SHARD_NAME, file.name):
-                file.unlink()
+                file.unlink()  # the preview is drawn already
     plans = {shard.plan["split"]: shard.plan for shard in shards}
     described = (RECORD, CLASS_NAMES, CARD) if (output / RECORD).exists() else ()
     for file in sorted(output.iterdir()):
