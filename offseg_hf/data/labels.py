@@ -55,7 +55,7 @@ def read_id2label(labels: str) -> dict[int, str]:
                 f"`labels` must have a name in each line, but in {labels} blank are the lines "
                 f"{', '.join(map(str, blank[:10]))}; remove them, or name the classes that belong there."
             )
-    elif "," not in labels and (path.exists() or re.search(r"\.[A-Za-z]{2,4}$|[/\\]", labels)):
+    elif labels and "," not in labels and (path.exists() or re.search(r"\.[A-Za-z]{2,4}$|[/\\]", labels)):
         raise ValueError(
             f"`labels` must be names separated by commas or a .txt or .json file, got {labels}; save the names as a "
             ".txt file with one in each line."

@@ -103,7 +103,8 @@ def test_error_is_told_without_a_traceback(source, tmp_path, capsys):
     (source / "masks/train/3.png").write_text("no picture")
     assert main(arguments(source, tmp_path / "out")) == 2
     assert (
-        "error: `dataset` must hold whole photos, each with a mask of its size, but 1 of 7" in capsys.readouterr().err
+        "error: `--dataset` must hold whole photos, each with a mask of its size, but 1 of 7"
+        in capsys.readouterr().err
     )
 
 
