@@ -10,6 +10,8 @@ from dataclasses import MISSING, fields
 from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin
 
+MAX_LENGTH = 1200  # characters of a message: what a terminal shows at once
+
 
 class CommandParser(argparse.ArgumentParser):
     """The parser of `offseg NAME`. A mistake is one line of usage and one sentence, not a page.
@@ -50,11 +52,13 @@ class CommandParser(argparse.ArgumentParser):
             name = self.names.get(found[1], found[1])
             return f"`{flags[name]}`" if name in flags else found[0]
 
-        message = re.sub(r"`(\w+)`(?= (?:must|needs|is)\b)", as_typed, message)
+        message = re.sub(r"(?<!Python )`(\w+)`", as_typed, " ".join(message.split()))
+        if len(message) > MAX_LENGTH:  # some list all that is wrong
+            message = f"{message[:MAX_LENGTH]} …"
         required = [action for action in self._actions if action.required and action.option_strings]
         words = [f"{action.option_strings[0]} {action.dest.upper()}" for action in required]
         usage = self.usage or " ".join([self.prog, *words])
-        self.exit(2, f"usage: {usage} … (--help lists all)\n{self.prog}: error: {' '.join(message.split())}\n")
+        self.exit(2, f"usage: {usage} … (--help lists all)\n{self.prog}: error: {message}\n")
 
     @contextlib.contextmanager
     def mistakes(self, *more: type[Exception]) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Models of other libraries' checkpoints, and folders of them that `from_pretrained` loads."""
 
+import difflib
 import hashlib
 import os
 import re
@@ -207,6 +208,11 @@ def _num_labels(entries):
 
 def _nearest_variant(entries, num_labels, wanted):
     """Variant, format and prefix of names of the checkpoint: those from which none of its entries may differ."""
+    if wanted is not None and wanted not in (known := [*VARIANTS, *BACKBONES]):
+        close = ", ".join(difflib.get_close_matches(wanted, known, n=5, cutoff=0))
+        raise ValueError(
+            f"`variant` must be a model or encoder that is read, such as {close}, got {wanted!r}; correct it."
+        )
     encoder_only = num_labels is None
     prefix = "backbone." if encoder_only and any(name.startswith("backbone.") for name in entries) else ""
     forms = find_backbone_formats({name.removeprefix(prefix): entry for name, entry in entries.items()})

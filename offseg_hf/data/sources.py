@@ -15,6 +15,7 @@ from offseg_hf.data.formats.reading import LabelledDataset
 from offseg_hf.data.layouts import find_pairs
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split, choose_columns, choose_split
 from offseg_hf.data.presets import PRESETS, find_preset
+from offseg_hf.hub import check_on_hub
 from offseg_hf.models.image_processing_offseg import read_mask
 
 ROWS_PER_READ = 100  # of a Parquet file; by default as many as in its first row group, which fails where that is empty
@@ -232,6 +233,8 @@ def is_hub_id(source: str) -> bool:
 
 
 def _load_from_hub(dataset, split, streaming, load_options):
+    if not Path(datasets.config.HF_DATASETS_CACHE, dataset.replace("/", "___")).exists():
+        check_on_hub(dataset, "dataset", "dataset")
     try:
         names = datasets.get_dataset_split_names(dataset, **load_options)
     except Exception as error:

@@ -40,19 +40,19 @@ def test_convert_checkpoint_writes_a_model_with_the_authors_logits(checkpoint, t
 
 def test_convert_checkpoint_stops_when_the_variant_contradicts_the_file(checkpoint, tmp_path, capsys):
     assert main(["--checkpoint", checkpoint, "--output", str(tmp_path / "model"), "--variant", "offseg-b1"]) == 2
-    assert "`variant` must be that of the checkpoint, which is offseg-b0" in capsys.readouterr().err
+    assert "`--variant` must be that of the checkpoint, which is offseg-b0" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
 
 def test_convert_checkpoint_stops_when_there_is_no_file(tmp_path, capsys):
     assert main(["--checkpoint", str(tmp_path / "absent.pth"), "--output", str(tmp_path / "model")]) == 2
-    assert "`checkpoint` must be a file, but there is none at" in capsys.readouterr().err
+    assert "`--checkpoint` must be a file, but there is none at" in capsys.readouterr().err
 
 
 def test_convert_checkpoint_overwrites_only_when_told(checkpoint, tmp_path, capsys):
     (tmp_path / "config.json").write_text("mine")
     assert main(["--checkpoint", checkpoint, "--output", str(tmp_path)]) == 2
-    assert "`output` must be a new or empty folder" in capsys.readouterr().err
+    assert "`--output` must be a new or empty folder" in capsys.readouterr().err
     assert (tmp_path / "config.json").read_text() == "mine"
     assert main(["--checkpoint", checkpoint, "--output", str(tmp_path), "--overwrite"]) == 0
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "offseg"

@@ -74,12 +74,12 @@ def test_results_are_not_overwritten_unasked(scenes, shared_model, tmp_path, cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--stride", "32", "32"], "`window_size` must be given where `stride` is"),
-        (["--window_size", "32", "32"], "`stride` must be from 1 to the `window_size`"),
-        (["--recipe", "kitti"], "`recipe` must be one of ade20k-mask2former"),
-        (["--scales", "0"], "`scales` must be one or more numbers above 0"),
+        (["--stride", "32", "32"], "`--window_size` must be given where `--stride` is"),
+        (["--window_size", "32", "32"], "`--stride` must be from 1 to the `--window_size`"),
+        (["--recipe", "kitti"], "`--recipe` must be one of ade20k-mask2former"),
+        (["--scales", "0"], "`--scales` must be one or more numbers above 0"),
         (["--pictures", "-1"], "`--pictures` must be 0 or more, got -1"),
-        (["--label_table", "nowhere.json"], "`label_table` must be a JSON file"),
+        (["--label_table", "nowhere.json"], "`--label_table` must be a JSON file"),
         (["--dataset", "./nowhere"], "there is no file or folder ./nowhere"),
     ],
 )
@@ -103,5 +103,37 @@ def test_label_table_wins_over_the_reduction_that_the_model_was_trained_with(sce
 
 def test_error_is_one_sentence_when_the_split_is_unknown(scenes, shared_model, tmp_path, capsys):
     assert evaluate(scenes, shared_model, tmp_path / "results.json", "--split", "test") == 2
-    assert "`split` must be one of the splits" in capsys.readouterr().err
+    assert "`--split` must be one of the splits" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
+
+
+def test_figures_are_printed_when_they_cannot_be_written(scenes, shared_model, tmp_path, capsys, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("offseg_hf.commands.evaluate.write_json", full)
+    assert evaluate(scenes, shared_model, tmp_path / "results.json") == 1
+    printed = capsys.readouterr()
+    assert "2 photos, mIoU 0." in printed.out and "mean of the classes" in printed.out
+    assert "measured, but not written to" in printed.err and "No space left on device" in printed.err
+
+
+def test_output_that_cannot_be_written_is_found_before_the_model_is_loaded(scenes, tmp_path, capsys):
+    (tmp_path / "mine").write_text("mine")
+    assert evaluate(scenes, "no-such-model", tmp_path / "mine" / "results.json") == 2
+    assert "`--output` must lie in a folder" in capsys.readouterr().err
+
+
+def test_photo_that_cannot_be_segmented_is_named(scenes, model_folder, tmp_path, capsys):
+    import torch
+
+    from offseg_hf.model_types import load_model
+
+    model = load_model(model_folder)
+    with torch.no_grad():
+        for parameter in model.decode_head.parameters():
+            parameter.fill_(1e30)
+    model.save_pretrained(model_folder)
+    assert evaluate(scenes, model_folder, tmp_path / "results.json") == 2
+    message = capsys.readouterr().err
+    assert "must segment every photo, and for example 0" in message and "`logits` must be finite numbers" in message

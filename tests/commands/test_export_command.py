@@ -40,4 +40,4 @@ def test_label_map_is_that_of_the_upsampled_logits(model, tmp_path, capsys):
 def test_a_wrong_argument_is_one_sentence(model, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["--model", f"{tmp_path}/model", "--output", str(tmp_path)]) == 2
-    assert f"error: `output` must be a new or empty folder, got {tmp_path}; name another." in capsys.readouterr().err
+    assert f"error: `--output` must be a new or empty folder, got {tmp_path}; name another." in capsys.readouterr().err

@@ -87,14 +87,14 @@ def test_what_is_given_wins_over_the_data_set(folder):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--num_labels", "60"], "`num_labels` must be 59 for Pascal Context, got 60"),
+        (["--num_labels", "60"], "`--num_labels` must be 59 for Pascal Context, got 60"),
         (
             ["--data_dir", "./nowhere"],
-            "`data_dir` must be the folder of Pascal Context, its Parquet files or a Hub id",
+            "`--data_dir` must be the folder of Pascal Context, its Parquet files or a Hub id",
         ),
-        (["--do_reduce_labels", "False"], "`do_reduce_labels` must be True for Pascal Context, got False"),
-        (["--label_table", "nowhere.json"], "`label_table` must be a JSON file"),
-        (["--dataset", "pascal"], "`labels` or `num_labels` must be given"),
+        (["--do_reduce_labels", "False"], "`--do_reduce_labels` must be True for Pascal Context, got False"),
+        (["--label_table", "nowhere.json"], "`--label_table` must be a JSON file"),
+        (["--dataset", "pascal"], "`--labels` or `--num_labels` must be given"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(folder, capsys, more, message):

@@ -81,7 +81,7 @@ def test_label_map_is_that_of_sliding_windows_when_asked_for(model_folder, photo
 
 def test_windows_that_leave_gaps_are_refused(model_folder, photos, output, capsys):
     assert run(model_folder, photos, output, "--window_size", "32", "32", "--stride", "32", "33") == 2
-    assert "`stride` must be from 1 to the `window_size`" in capsys.readouterr().err
+    assert "`--stride` must be from 1 to the `--window_size`" in capsys.readouterr().err
     assert not output.exists()
 
 
@@ -165,14 +165,14 @@ def test_missing_input_is_named(model_folder, output, capsys, tmp_path):
 def test_folder_without_a_model_is_named(photos, output, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", photos, output) == 2
-    assert "`--model` must be a folder or Hub id" in capsys.readouterr().err
+    assert "`--model` must be a model's folder, and there is no config.json in" in capsys.readouterr().err
     assert not output.exists()
 
 
 def test_device_that_is_not_there_is_named(model_folder, photos, output, capsys):
     assert run(model_folder, photos, output, "--device", "cuda:99") == 2
     assert run(model_folder, photos, output, "--device", "abacus") == 2
-    assert capsys.readouterr().err.count("error: `--device` must be one that torch can use here, such as cpu") == 2
+    assert capsys.readouterr().err.count("error: `--device` must be one that torch can use here, cpu, got") == 2
     assert not output.exists()
 
 
@@ -184,13 +184,23 @@ def test_broken_weights_are_one_sentence(model_folder, photos, output, tmp_path,
     assert not output.exists()
 
 
-def test_photo_that_cannot_be_segmented_is_named_and_the_others_are_done(photos, output, tmp_path, capsys):
-    tiny_offseg(num_labels=3).save_pretrained(tmp_path / "model")
-    OffSegImageProcessor(size={"longest_edge": 256, "shortest_edge": 64}).save_pretrained(tmp_path / "model")
-    Image.new("RGB", (40_000, 1)).save(photos / "line.png")  # a pixel high when resized, too little for the model
-    assert run(tmp_path / "model", photos, output) == 1
+def test_photo_that_cannot_be_segmented_is_named_and_the_others_are_done(
+    model_folder, photos, output, monkeypatch, capsys
+):
+    from offseg_hf.models.modeling_offseg import OffSegForSemanticSegmentation
+
+    forward = OffSegForSemanticSegmentation.forward
+
+    def fail_on_white(self, pixel_values, **inputs):
+        if pixel_values.min() > 2:
+            raise KeyError("white")  # of a kind that nobody thought of
+        return forward(self, pixel_values, **inputs)
+
+    monkeypatch.setattr(OffSegForSemanticSegmentation, "forward", fail_on_white)
+    Image.new("RGB", (40, 40), "white").save(photos / "white.png")
+    assert run(model_folder, photos, output) == 1
     printed = capsys.readouterr()
-    assert "line.png: " in printed.err
+    assert "white.png: 'white'" in printed.err
     assert "2 of 3 photos" in printed.out
     assert names(output) == ["one_labels.png", "one_overlay.jpg", "two_labels.png", "two_overlay.jpg"]
 
@@ -222,3 +232,64 @@ def test_annotations_that_exist_are_kept(model_folder, photos, output, capsys):
 
 def test_formats_of_annotations_are_those_that_can_be_written():
     assert set(ANNOTATION_FORMATS) == set(FORMATS)
+
+
+def test_photos_of_every_format_that_pillow_opens_are_taken_and_the_rest_is_named(
+    model_folder, photos, output, capsys
+):
+    for name, image_format in (("c.avif", "AVIF"), ("d.jfif", "JPEG"), ("e.jp2", "JPEG2000"), ("f.tga", "TGA")):
+        Image.open(photos / "two.png").save(photos / name, image_format)
+    (photos / "g.heic").write_bytes(b"unknown")
+    (photos / "notes.txt").touch()
+    assert run(model_folder, photos, output) == 0
+    printed = capsys.readouterr()
+    assert "6 of 6 photos segmented" in printed.out
+    assert "left out, since Pillow opens no pictures of their kinds: 2 files (g.heic, notes.txt)" in printed.err
+    assert {f"{stem}_labels.png" for stem in "cdef"} < set(names(output))
+
+
+@pytest.mark.parametrize("size", [(4000, 3), (3, 4000), (1, 900), (900, 1), (1, 1)])
+@pytest.mark.parametrize("kind", ["offseg", "segformer"])
+def test_narrow_photos_get_label_maps_of_their_size(kind, size, photos, output, tmp_path):
+    config = SegformerConfig(num_labels=3, **TINY)
+    model = SegformerForSemanticSegmentation(config) if kind == "segformer" else tiny_offseg(num_labels=3)
+    model.save_pretrained(tmp_path / "model")
+    OffSegImageProcessor(size={"longest_edge": 256, "shortest_edge": 64}).save_pretrained(tmp_path / "model")
+    Image.new("RGB", size).save(photos / "line.png")
+    assert run(tmp_path / "model", photos / "line.png", output) == 0
+    assert Image.open(output / "line_labels.png").size == size
+
+
+def test_weights_that_give_no_numbers_are_an_error_of_each_photo(model_folder, photos, output, capsys, tmp_path):
+    model = OffSegForSemanticSegmentation.from_pretrained(model_folder)
+    with torch.no_grad():  # finite weights whose products are not
+        for parameter in model.decode_head.parameters():
+            parameter.fill_(1e30)
+    shutil.copytree(model_folder, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    assert run(tmp_path / "model", photos, output) == 1
+    printed = capsys.readouterr()
+    assert "0 of 2 photos" in printed.out
+    assert "one.jpg: `logits` must be finite numbers" in printed.err
+    assert "two.png: `logits` must be finite numbers" in printed.err
+    assert names(output) == []
+
+
+def test_photos_of_12_bits_need_their_white(model_folder, photos, output, capsys):
+    grey = np.asarray(Image.open(photos / "two.png").convert("L")).astype(np.uint16)
+    for photo in photos.iterdir():
+        photo.unlink()
+    Image.fromarray(grey * 16 + 15).save(photos / "raw.tif")  # 255 becomes 4095
+    assert run(model_folder, photos, output) == 1
+    assert "which value is white, 255, 1023, 4095 or another, with `--max_value`" in capsys.readouterr().err
+    assert run(model_folder, photos, output, "--max_value", "4095") == 0
+    Image.fromarray(grey).save(photos / "plain.png")
+    assert run(model_folder, photos, output, "--max_value", "4095", "--overwrite") == 0  # 8 bits stay 8 bits
+
+
+def test_limit_of_pixels_is_stated_and_lifted(model_folder, photos, output, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert run(model_folder, photos / "one.jpg", output) == 1
+    assert "must have at most 1,200 pixels" in (message := capsys.readouterr().err)
+    assert "`--max_pixels`" in message
+    assert run(model_folder, photos / "one.jpg", output, "--max_pixels", "5000") == 0

