@@ -112,9 +112,10 @@ FAMILIES = {
     ),
     "backbone": (
         backbone,
-        "backbone_efficientformer_v2 backbone_efficientnet backbone_mobilenet_v2 backbone_mscan configuration_fields "
-        "configuration_inverted_residual configuration_offseg_backbone configuration_offseg_efficientformer "
-        "configuration_offseg_segnext decode_head drop_path inverted_residual_backbone modeling_offseg_backbone "
+        "backbone_efficientformer_v2 backbone_efficientnet backbone_mobilenet_v2 backbone_mscan backbone_timm "
+        "configuration_fields configuration_inverted_residual configuration_offseg_backbone "
+        "configuration_offseg_efficientformer configuration_offseg_segnext decode_head drop_path "
+        "inverted_residual_backbone modeling_offseg_backbone "
         "offset_learning segmentation_loss upsampling image_processing_offseg label_map library_internals",
     ),
     "wrapper": (
