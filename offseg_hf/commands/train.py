@@ -11,6 +11,7 @@ On several GPUs: `torchrun --nproc_per_node 8 -m offseg_hf train …`, or `accel
 All other arguments of transformers.TrainingArguments are taken too; --help_all lists them.
 """
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ def full_parser() -> "HfArgumentParser":
 
     kinds = (options.ModelArguments, options.DataArguments, SegmentationTrainingArguments)
     parser = HfArgumentParser(kinds, prog="offseg train", usage=f"{USAGE} …")
-    parser.error = build_parser().error
+    error = build_parser().error
+    parser.error = lambda message: error(re.sub(r"(--\w+)/--[\w-]+", r"\1", message))  # each has two spellings there
     return parser
 
 

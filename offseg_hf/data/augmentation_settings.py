@@ -4,6 +4,23 @@ Nothing is imported here that takes long to load, so that the command's help com
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from offseg_hf.data.ranges import Range, check_ranges
+
+# Photos of less than a twentieth, or more than twenty times their size, show nothing.
+AUGMENTATION_RANGES = {
+    "crop_size": Range(1, 65_535, is_whole=True),
+    "resize": Range(1, 65_535, is_whole=True),
+    "scale_range": Range(0.05, 20),
+    "category_max_ratio": Range(0, 1),
+    "flip_probability": Range(0, 1),
+    "brightness": Range(0, 255),
+    "contrast": Range(0, 100),
+    "saturation": Range(0, 100),
+    "hue": Range(0, 180),
+}
+AUGMENTATION_LENGTHS = dict.fromkeys(("crop_size", "resize", "scale_range", "contrast", "saturation"), 2)
 
 
 @dataclass
@@ -43,14 +60,20 @@ class AugmentationSettings:
     hue: float = 18.0
 
     def __post_init__(self) -> None:
-        for name in ("crop_size", "resize"):
-            value = getattr(self, name)
-            if len(value) != 2 or min(value) < 1:
-                raise ValueError(f"`{name}` must be two positive numbers of pixels, got {value}.")
-        for name in ("scale_range", "contrast", "saturation"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high or (name == "scale_range" and low == 0):
-                raise ValueError(f"`{name}` must be a positive range (low, high), got {(low, high)}.")
-        for name in ("category_max_ratio", "flip_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
+        check_augmentation(self)
+
+
+def check_augmentation(settings: Any) -> None:
+    """Checks what a dataclass has of the fields of [`AugmentationSettings`].
+
+    Args:
+        settings: an instance of the dataclass.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    check_ranges(settings, AUGMENTATION_RANGES, AUGMENTATION_LENGTHS)
+    for name in ("scale_range", "contrast", "saturation"):
+        low, high = getattr(settings, name)
+        if low > high:
+            raise ValueError(f"`{name}` must be a range, the smaller number first, got {low} {high}; turn it round.")

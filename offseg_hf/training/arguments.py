@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from offseg_hf.training.options import BATCH_NORMS, RecipeArguments
+from offseg_hf.data.ranges import check_ranges
+from offseg_hf.training.options import BATCH_NORMS, RANGES, RecipeArguments
 
 
 @dataclass
@@ -23,7 +24,7 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
             where there is a GPU.
 
     Raises:
-        ValueError: where Trainer could not do what an argument asks for, or the batch sizes contradict each other.
+        ValueError: where a number is out of its range, Trainer could not do what an argument asks for, or the batch sizes contradict each other.
     """
 
     dataloader_pin_memory: bool = field(
@@ -31,6 +32,7 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
         super().__post_init__()
         self.label_names: list[str] | None  # of TrainingArguments, as the next
         self.lr_scheduler_kwargs: dict[str, Any] | str | None
@@ -51,17 +53,10 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
             )
         if self.batch_norm not in (None, *BATCH_NORMS):
             raise ValueError(f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}, got {self.batch_norm!r}.")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"`layer_decay` must be above 0 and at most 1, got {self.layer_decay}; pass 0.75.")
         if self.freeze_backbone and self.layer_decay != 1:
             raise ValueError(
                 "`layer_decay` must be left out with `freeze_backbone`, since an encoder that is frozen has no "
                 f"learning rate, got {self.layer_decay}."
-            )
-        if self.num_prediction_examples < 0:
-            raise ValueError(
-                f"`num_prediction_examples` must be 0, for no sheets, or more, got {self.num_prediction_examples}; "
-                "pass 4."
             )
         self._set_batch_size()
 

@@ -5,9 +5,61 @@ Nothing is imported here that takes long to load, so that the command's help com
 
 from dataclasses import dataclass, field
 
-from offseg_hf.data.augmentation_settings import AugmentationSettings
+from offseg_hf.data.augmentation_settings import AugmentationSettings, check_augmentation
+from offseg_hf.data.ranges import Range, check_ranges
 
 BATCH_NORMS = ("synchronized", "local", "frozen")
+
+_ONE_OR_MORE, _NOT_NEGATIVE, _POSITIVE = Range(1, is_whole=True), Range(0), Range(0, has_low=False)
+_SEED = Range(0, 2**32 - 1, is_whole=True)  # numpy's
+RANGES = {
+    # of the model
+    "num_labels": Range(1, 65_535, is_whole=True),
+    "decoder_hidden_size": _ONE_OR_MORE,
+    "attention_loss_weight": _NOT_NEGATIVE,
+    "label_smoothing": Range(0, 1, has_high=False),
+    "class_weights_examples": _ONE_OR_MORE,
+    "ohem_threshold": Range(0, 1, has_low=False),
+    "ohem_min_kept": Range(0, is_whole=True),
+    "cross_entropy_loss_weight": _NOT_NEGATIVE,
+    "dice_loss_weight": _NOT_NEGATIVE,
+    "lora_rank": _ONE_OR_MORE,
+    # of the data
+    "crop_size": Range(32, 65_535, is_whole=True),  # the encoders' last maps are of a thirty-second of the size
+    "eval_size": Range(1, 65_535, is_whole=True),
+    "shuffle_buffer_size": _ONE_OR_MORE,
+    # of the recipe
+    "learning_rate": _POSITIVE,
+    "head_learning_rate_factor": _POSITIVE,
+    "layer_decay": Range(0, 1, has_low=False),
+    "weight_decay": _NOT_NEGATIVE,
+    "lr_decay_power": _POSITIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+    "max_grad_norm": _NOT_NEGATIVE,
+    "total_batch_size": _ONE_OR_MORE,
+    "per_device_train_batch_size": _ONE_OR_MORE,
+    "per_device_eval_batch_size": _ONE_OR_MORE,
+    "logging_steps": _POSITIVE,
+    "num_prediction_examples": Range(0, is_whole=True),
+    # of transformers' Trainer
+    "num_train_epochs": _POSITIVE,
+    "max_steps": Range(1, is_whole=True, also=-1),
+    "gradient_accumulation_steps": _ONE_OR_MORE,
+    "eval_accumulation_steps": _ONE_OR_MORE,
+    "eval_delay": _NOT_NEGATIVE,
+    "eval_steps": _POSITIVE,
+    "save_steps": _POSITIVE,
+    "save_total_limit": _ONE_OR_MORE,
+    "torch_empty_cache_steps": _ONE_OR_MORE,
+    "adam_beta1": Range(0, 1, has_high=False),
+    "adam_beta2": Range(0, 1, has_high=False),
+    "adam_epsilon": _POSITIVE,
+    "seed": _SEED,
+    "data_seed": _SEED,
+    "dataloader_num_workers": Range(0, is_whole=True),
+    "dataloader_prefetch_factor": _ONE_OR_MORE,
+    "ddp_timeout": _ONE_OR_MORE,
+}
 
 
 def _option(default, text):
@@ -67,6 +119,9 @@ class ModelArguments:
         None, "Rank of the LoRA updates to train in place of the encoder's weights; the head is trained as a whole."
     )
     trust_remote_code: bool = _option(False, "Whether to run model code that comes with the weights.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
 
 
 @dataclass
@@ -134,6 +189,10 @@ class DataArguments:
     saturation: list[float] = _options(AugmentationSettings.saturation, "Range of the factor on the saturation.")
     hue: float = _option(AugmentationSettings.hue, "Largest rotation of the hue, in degrees.")
     overwrite: bool = _option(False, "Whether to write into an --output_dir that is not empty.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self, RANGES, {"crop_size": 2, "eval_size": 2})
+        check_augmentation(self)
 
 
 @dataclass

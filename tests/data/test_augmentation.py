@@ -1,4 +1,5 @@
 import colorsys
+import math
 import subprocess
 import sys
 from fractions import Fraction
@@ -294,13 +295,15 @@ def test_global_random_state_is_untouched_when_a_generator_is_given():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"crop_size": (0, 4)}, "`crop_size` must be two positive numbers of pixels, got \\(0, 4\\)"),
-        ({"resize": (512,)}, "`resize` must be two positive numbers of pixels, got \\(512,\\)"),
-        ({"scale_range": (0, 1)}, "`scale_range` must be a positive range"),
-        ({"contrast": (1.5, 0.5)}, "`contrast` must be a positive range \\(low, high\\), got \\(1.5, 0.5\\)"),
-        ({"saturation": (-1, 0.5)}, "`saturation` must be a positive range"),
-        ({"category_max_ratio": 75}, "`category_max_ratio` must lie between 0 and 1, got 75"),
-        ({"flip_probability": -0.5}, "`flip_probability` must lie between 0 and 1, got -0.5"),
+        ({"crop_size": (0, 4)}, "`crop_size` must be numbers, each a whole number, at least 1 .*, got 0 4"),
+        ({"resize": (512,)}, "`resize` must be 2 numbers, got 512; leave it out for 2048 512"),
+        ({"scale_range": (0, 1)}, "`scale_range` must be numbers, each at least 0.05 and at most 20, got 0 1"),
+        ({"scale_range": (0.001, 0.001)}, "`scale_range` must be numbers, each at least 0.05"),
+        ({"contrast": (1.5, 0.5)}, "`contrast` must be a range, the smaller number first, got 1.5 0.5"),
+        ({"saturation": (-1, 0.5)}, "`saturation` must be numbers, each at least 0"),
+        ({"category_max_ratio": 75}, "`category_max_ratio` must be at least 0 and at most 1, got 75"),
+        ({"flip_probability": -0.5}, "`flip_probability` must be at least 0 and at most 1, got -0.5"),
+        ({"brightness": math.nan}, "`brightness` must be at least 0 and at most 255, got nan; leave it out for 32.0"),
     ],
 )
 def test_error_names_the_argument_when_a_number_is_out_of_range(arguments, message):

@@ -157,7 +157,7 @@ def test_no_sheet_is_drawn_when_there_is_nothing_to_draw(scenes, tmp_path, value
 
 
 def test_error_when_the_number_of_examples_is_negative(tmp_path):
-    with pytest.raises(ValueError, match="`num_prediction_examples` must be 0, for no sheets, or more, got -1"):
+    with pytest.raises(ValueError, match="`num_prediction_examples` must be a whole number, at least 0, got -1"):
         arguments(tmp_path, num_prediction_examples=-1)
 
 
