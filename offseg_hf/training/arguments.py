@@ -24,7 +24,8 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
             where there is a GPU.
 
     Raises:
-        ValueError: where a number is out of its range, Trainer could not do what an argument asks for, or the batch sizes contradict each other.
+        ValueError: where a number is out of its range, Trainer could not do what an argument asks for, or the batch
+            sizes contradict each other.
     """
 
     dataloader_pin_memory: bool = field(
