@@ -50,11 +50,6 @@ class Inspection:
         self.groups = near_duplicate_groups(np.stack(found.hashes))
         self._unread = [examples[position] for position in sorted({*range(len(examples))} - {*found.positions})]
 
-    def names(self) -> list[str]:
-        """`list[str]`: the photos' names below the folder that they share."""
-        parent = os.path.commonpath([photo.parent for _, photo, _ in self.examples])
-        return [photo.relative_to(parent).with_suffix("").as_posix() for _, photo, _ in self.examples]
-
     def hold_out(self, fraction: float, group_by: str | None, seed: int) -> Pairs:
         """Sets photos aside for validation, see [`~offseg_hf.data.preparation.held_out.hold_out`].
 
@@ -69,7 +64,7 @@ class Inspection:
         Raises:
             ValueError: there are too few photos or groups, or the expression does not fit.
         """
-        names, groups = self.names(), self.groups
+        names, groups = _names([photo for _, photo, _ in self.examples]), self.groups
         if group_by is not None:
             groups = joined_groups(groups, groups_of_names(names, group_by))
         held, notes = hold_out(names, self.counts, groups, fraction, seed=seed, id2label=self.id2label)
@@ -90,12 +85,16 @@ class Inspection:
             seed (`int`): of the choice of photos.
             notes (sequence of `str`): sentences for the person.
         """
-        names = [f"{split} · {name}" for (split, *_), name in zip(self.examples, self.names())]
+        splits = [split for split, *_ in self.examples]
+        names = [""] * len(splits)
+        for split in dict.fromkeys(splits):
+            members = [position for position, each in enumerate(splits) if each == split]
+            for position, name in zip(members, _names([self.examples[position][1] for position in members])):
+                names[position] = f"{split} · {name}"
         shown = []
         for position in choose_examples(self.counts, seed=seed):
             _, photo, mask = self.examples[position]
             shown.append(PreviewExample(names[position], photo, partial(class_ids, photo, mask, self.table)))
-        splits = [split for split, *_ in self.examples]
         between = groups_between(self.groups, splits)
         picture = preview_picture(
             shown,
@@ -111,3 +110,9 @@ class Inspection:
     def record(self) -> dict[str, Any]:
         """`dict`: what was counted, for `preparation.json`."""
         return self.statistics.record(self.id2label)
+
+
+def _names(photos):
+    """The photos' names below the folder that they share."""
+    parent = os.path.commonpath([photo.parent for photo in photos])
+    return [photo.relative_to(parent).with_suffix("").as_posix() for photo in photos]

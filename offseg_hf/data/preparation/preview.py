@@ -58,7 +58,8 @@ def choose_examples(counts: np.ndarray, num_examples: int = NUM_PHOTOS, seed: in
     num_photos = (counts > 0).sum(0)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     is_seen = (shares > 0) & (shares >= np.minimum(VISIBLE, shares.max(0, initial=0)))
-    missing, chosen = num_photos > 0, []
+    missing = num_photos > 0
+    chosen: list[int] = []
     for class_id in np.argsort(num_photos, kind="stable"):
         if missing[class_id] and len(chosen) < num_examples:
             candidates = np.flatnonzero(is_seen[:, class_id])
