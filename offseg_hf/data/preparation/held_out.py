@@ -97,8 +97,8 @@ def hold_out(
 
     is_in = photos > 0  # (G, K + 1)
     wanted = fraction * photos.sum(0)
-    held = np.zeros(num_groups, bool)
-    is_placed = np.zeros(num_groups, bool)
+    held: np.ndarray = np.zeros(num_groups, bool)
+    is_placed: np.ndarray = np.zeros(num_groups, bool)
     num_held = np.zeros(photos.shape[1], np.int64)  # photos of validation with each class
     num_left = is_in.sum(0)  # groups of train with each class
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
-EIGHT_NEIGHBOURS = np.ones((3, 3), bool)  # pixels that touch at a corner are one object
+EIGHT_NEIGHBOURS: np.ndarray = np.ones((3, 3), bool)  # pixels that touch at a corner are one object
 
 
 @dataclass
