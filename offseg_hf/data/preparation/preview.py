@@ -233,7 +233,7 @@ def _facts(statistics, id2label):
     smallest = sorted((size, class_id, name) for class_id, (size, name) in statistics.smallest.items())
     if smallest:
         shown = ", ".join(
-            f"{class_text(class_id, id2label, TEXT)[0]} {size:,} px ({name})"
+            f"{class_text(class_id, id2label, TEXT)[0]} of {size:,} px in {name}"
             for size, class_id, name in smallest[:NUM_SMALLEST]
         )
         yield f"Smallest objects: {shown}."
