@@ -26,6 +26,19 @@ def font_of(text: str, size: float, is_bold: bool = False) -> ImageFont.FreeType
     return path and ImageFont.truetype(path, size)
 
 
+def default_font(size: float, is_bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, for text that every font has.
+
+    Args:
+        size (`float`): in pixels.
+        is_bold (`bool`): whether to take bold letters.
+
+    Returns:
+        `PIL.ImageFont.FreeTypeFont`
+    """
+    return ImageFont.truetype(_dejavu(is_bold), size)
+
+
 def fitting_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text, or as much of its beginning as fits, and an ellipsis.
 

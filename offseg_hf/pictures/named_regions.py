@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from offseg_hf.pictures.fonts import fitting_text, font_of
+from offseg_hf.pictures.fonts import default_font, fitting_text, font_of
 from offseg_hf.pictures.overlays import IGNORE_INDEX, overlay
 
 PADDING = 3  # pixels around a name
@@ -70,10 +70,20 @@ def name_regions(
 
 
 def class_text(class_id: int, id2label: dict[int, str], font_size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """A class' name and a font that has it; `class 3` where there is no name, or no font has it."""
+    """How a class is called in pictures.
+
+    Args:
+        class_id (`int`): the class id.
+        id2label (`dict[int, str]`): names of the classes.
+        font_size (`int`): in pixels.
+
+    Returns:
+        `tuple[str, PIL.ImageFont.FreeTypeFont]`: its name on one line and a font that has it; `"class 3"` where there
+        is no name, or no font has it.
+    """
     text = " ".join(str(id2label.get(class_id, "")).split()) or f"class {class_id}"
     font = font_of(text, font_size)
-    return (text, font) if font else (f"class {class_id}", font_of(f"class {class_id}", font_size))
+    return (text, font) if font else (f"class {class_id}", default_font(font_size))
 
 
 def ink_on(colour: tuple[int, int, int]) -> str:
@@ -106,7 +116,10 @@ def _regions(label_map, shown):
 
 def _depth(region, sampling=None):
     """How far inside of a region each pixel is; the picture's edge bounds it too."""
-    return ndimage.distance_transform_edt(np.pad(region, 1), sampling)[1:-1, 1:-1]
+    depth = np.zeros(region.shape)
+    box = ndimage.find_objects(region.astype(np.uint8))[0]  # of the region, which mostly is a small part
+    depth[box] = ndimage.distance_transform_edt(np.pad(region[box], 1), sampling)[1:-1, 1:-1]
+    return depth
 
 
 def _place(region, dot, is_free, half):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,12 @@ class DrawnMask:
             OSError, ValueError: a shape cannot be decoded, or a stored map has what its table lacks.
         """
         return self._drawn()[0]
+
+    def num_objects(self) -> dict[int, int] | None:
+        """`dict[int, int]`: class id → number of its shapes; `None` where a map is stored whole."""
+        if any(isinstance(shape, Pixels) for shape in self.labelled.shapes):
+            return None
+        return dict(Counter(self.class_ids[shape.label] for shape in self.labelled.shapes))
 
     def num_hidden(self) -> int | None:
         """`int`: number of pixels where a shape lies over one of another class; `None` where a map is stored whole."""

@@ -10,7 +10,7 @@ from offseg_hf.data.preparation.statistics import LabelStatistics
 from offseg_hf.data.presets import class_palette
 from offseg_hf.models.image_processing_offseg import ImageSource, open_image, read_image
 from offseg_hf.models.image_reading import EXIF_ORIENTATION, QUARTER_TURNS
-from offseg_hf.pictures.fonts import fitting_text, font_of
+from offseg_hf.pictures.fonts import default_font, fitting_text, font_of
 from offseg_hf.pictures.named_regions import class_text, name_regions
 
 NUM_PHOTOS = 16
@@ -228,7 +228,7 @@ def _facts(statistics, id2label):
     smallest = sorted((size, class_id, name) for class_id, (size, name) in statistics.smallest.items())
     if smallest:
         shown = ", ".join(
-            f"{class_text(class_id, id2label, TEXT)[0]} {size:,} px ({name})"
+            f"{class_text(class_id, id2label, TEXT)[0]} of {size:,} px in {name}"
             for size, class_id, name in smallest[:NUM_SMALLEST]
         )
         yield f"Smallest objects: {shown}."
@@ -273,7 +273,7 @@ def _write(draw, place, text, size, colour, width, anchor="lm", is_bold=False):
 
 def _font(text, size, is_bold=False):
     """A font that has the text, or the usual one, which draws a box for what it lacks."""
-    return font_of(text, size, is_bold) or font_of("", size, is_bold)
+    return font_of(text, size, is_bold) or default_font(size, is_bold)
 
 
 def _photos(number):

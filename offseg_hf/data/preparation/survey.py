@@ -95,6 +95,11 @@ def _look(start, examples, num_labels, table):
         found.positions.append(position)
         found.counts.append(class_counts(ids, num_labels))
         found.hashes.append(looks)
-        hidden = mask.num_hidden() if isinstance(mask, DrawnMask) else None
-        found.statistics.add(ids, photo.name, num_hidden=hidden)
+        is_drawn = isinstance(mask, DrawnMask)
+        found.statistics.add(
+            ids,
+            photo.name,
+            num_objects=mask.num_objects() if is_drawn else None,
+            num_hidden=mask.num_hidden() if is_drawn else None,
+        )
     return found
