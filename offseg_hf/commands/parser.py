@@ -86,11 +86,12 @@ class _MaxPixels(argparse.Action):
     """Sets Pillow's limit when the argument is read, for this process and those that it starts by forking."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        if values < 1:
-            parser.error(f"`{option_string}` must be 1 or more, got {values}; pass the pixels of the largest photo.")
-        from PIL import Image
+        from offseg_hf.models.image_reading import limit_pixels
 
-        Image.MAX_IMAGE_PIXELS = max(1, values // 2)  # an error above twice as many, a warning before
+        try:
+            limit_pixels(values)
+        except ValueError as error:
+            parser.error(str(error))
         setattr(namespace, self.dest, values)
 
 
@@ -101,11 +102,12 @@ def _white(word):
     return int(word)
 
 
-def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
+def add_photo_arguments(parser: argparse.ArgumentParser, with_max_value: bool = True) -> None:
     """Adds what says how photos are read: `--max_pixels` and `--max_value`.
 
     Args:
         parser (`argparse.ArgumentParser`): of a command that reads photos.
+        with_max_value (`bool`, *optional*, defaults to `True`): whether the second is added.
     """
     parser.add_argument(
         "--max_pixels",
@@ -113,11 +115,12 @@ def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
         action=_MaxPixels,
         help="Pixels that a photo may have, against files that fill the memory (default: 178956970).",
     )
-    parser.add_argument(
-        "--max_value",
-        type=_white,
-        help="White in photos of more than 8 bits, such as 4095 for 12; by default the model's, or 65535.",
-    )
+    if with_max_value:
+        parser.add_argument(
+            "--max_value",
+            type=_white,
+            help="White in photos of more than 8 bits, such as 4095 for 12; by default the model's, or 65535.",
+        )
 
 
 def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:

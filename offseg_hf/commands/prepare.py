@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from offseg_hf.commands.parser import CommandParser, exit_code
+from offseg_hf.commands.parser import CommandParser, add_photo_arguments, exit_code
 
 
 def build_parser() -> CommandParser:
@@ -57,6 +57,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--overwrite", action="store_true", help="Remove another preparation from --output first.")
     parser.add_argument("--push_to_hub", metavar="NAMESPACE/NAME", help="Publish it there, as private.")
     parser.add_argument("--public", action="store_true", help="Publish it for everybody to see.")
+    add_photo_arguments(parser, with_max_value=False)  # the files stay as they are
     return parser
 
 

@@ -69,6 +69,20 @@ def open_image(
     return image
 
 
+def limit_pixels(max_pixels: int) -> None:
+    """Has Pillow, in this process and those forked from it, refuse pictures of more pixels than these.
+
+    Args:
+        max_pixels (`int`): at least 1; Pillow's own limit is 178,956,970.
+
+    Raises:
+        ValueError: It is less than 1.
+    """
+    if max_pixels < 1:
+        raise ValueError(f"`max_pixels` must be at least 1, got {max_pixels}; pass the pixels of the largest photo.")
+    Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow refuses above twice this number, and warns before
+
+
 def read_image(source: ImageSource, name: str | None = None, max_value: int | None = None) -> Image.Image:
     """The photo in RGB, upright as its EXIF orientation asks.
 

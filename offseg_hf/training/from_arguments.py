@@ -21,6 +21,7 @@ from offseg_hf.data.labels import check_class_names, read_label_table, stored_cl
 from offseg_hf.data.presets import PRESETS, find_preset
 from offseg_hf.models.configuration_fields import LOSS_FIELDS
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
+from offseg_hf.models.image_reading import limit_pixels
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.callbacks import check_reporting
 from offseg_hf.training.lora import add_lora
@@ -97,6 +98,8 @@ def resolved_data_arguments(data_args: DataArguments) -> DataArguments:
     """
     preset = find_preset(data_args.dataset)
     sizes = preset or TrainTransform()
+    if data_args.max_pixels is not None:
+        limit_pixels(data_args.max_pixels)
     eval_size, do_reduce_labels = data_args.eval_size, data_args.do_reduce_labels
     if preset is not None and not data_args.resize:
         eval_size = eval_size or list(preset.eval_size)
@@ -197,7 +200,8 @@ def image_processor_from_arguments(
     """
     edges = data_args.eval_size or data_args.resize
     size = {"longest_edge": max(edges), "shortest_edge": min(edges)}
-    return OffSegImageProcessor(size=size, do_reduce_labels=data_args.do_reduce_labels, **(normalization or {}))
+    settings = {"size": size, "do_reduce_labels": data_args.do_reduce_labels, "max_value": data_args.max_value}
+    return OffSegImageProcessor(**settings, **(normalization or {}))
 
 
 def datasets_from_arguments(

@@ -152,6 +152,12 @@ class DataArguments:
     label_table: str | None = _option(
         None, "JSON file of stored id, colour or name → class, if the data's own are not the classes."
     )
+    max_value: int | None = _option(
+        None, "White in photos of more than 8 bits, such as 4095 for 12 bits; by default 65535. Saved with the model."
+    )
+    max_pixels: int | None = _option(
+        None, "Pixels that a photo may have, against files that fill the memory; by default 178956970."
+    )
     do_reduce_labels: bool | None = field(
         default=None,
         metadata={

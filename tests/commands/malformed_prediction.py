@@ -19,7 +19,7 @@ ROWS = (
     (f"{PREDICT} --window_size 64 64 --stride 65 64", "`--stride` must be from 1 to the `--window_size`"),
     (f"{PREDICT} --stride 64 64", "`--window_size` must be given where `--stride` is"),
     (f"{PREDICT} --window_size 64", "argument --window_size: expected 2 arguments"),
-    (f"{PREDICT} --max_pixels 0", "`--max_pixels` must be 1 or more, got 0"),
+    (f"{PREDICT} --max_pixels 0", "`--max_pixels` must be at least 1, got 0"),
     (f"{PREDICT} --max_pixels nan", "argument --max_pixels: invalid int value: 'nan'"),
     (f"{PREDICT} --max_value 0", "argument --max_value: it must be a whole number from 1 to 65535, got 0"),
     (f"{PREDICT} --max_value 70000", "argument --max_value: it must be a whole number from 1 to 65535, got 70000"),
@@ -87,7 +87,7 @@ ROWS = (
     ("convert --checkpoint {file} --output {file}/a", "`--output` must lie in a folder"),
     (
         "convert --checkpoint {model}/model.safetensors --output {new} --variant nope",
-        "`--variant` must be a model or encoder that is read, such as",
+        "`--variant` must be a model or e",
     ),
     ("variants nope", "`variant` must be one of"),
     ("variants offseg-b0 --output {file}/a.md", "`--output` must lie in a folder, and"),

@@ -2,6 +2,7 @@ import math
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,7 +26,11 @@ from offseg_hf.evaluation.metric import SemanticSegmentationMetric
 from offseg_hf.models.label_map import upsampled_label_map
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.checkpoints import check_output_dir
-from offseg_hf.training.from_arguments import trainer_from_arguments
+from offseg_hf.training.from_arguments import (
+    image_processor_from_arguments,
+    resolved_data_arguments,
+    trainer_from_arguments,
+)
 from offseg_hf.training.model import create_model
 from offseg_hf.training.optimization import num_training_steps
 from offseg_hf.training.options import DataArguments, ModelArguments
@@ -328,3 +333,18 @@ def test_one_and_two_classes_are_learned(num_labels):
     metric = SemanticSegmentationMetric(num_labels=num_labels)
     results = metric.compute(predictions=upsampled_label_map(logits, (64, 64)), references=labels)
     assert results["mean_iou"] > 0.95
+
+
+def test_white_of_photos_is_saved_with_the_model():
+    data_args = DataArguments(dataset=["photos"], resize=[96, 64], do_reduce_labels=False, max_value=4095)
+    assert image_processor_from_arguments(data_args).max_value == 4095
+
+
+def test_limit_of_pixels_is_set_before_data_is_read(monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
+    resolved_data_arguments(DataArguments(dataset=["photos"], max_pixels=4000))
+    assert PIL.Image.MAX_IMAGE_PIXELS == 2000
+    with pytest.raises(
+        ValueError, match="`max_pixels` must be at least 1, got 0; pass the pixels of the largest photo"
+    ):
+        resolved_data_arguments(DataArguments(dataset=["photos"], max_pixels=0))

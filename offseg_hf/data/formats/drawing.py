@@ -169,6 +169,6 @@ def read_colours(path: Path) -> np.ndarray:
 
 def upright_size(labelled: LabelledPhoto) -> tuple[int, int]:
     """Height and width in pixels of a photo as its EXIF orientation has it shown; its pixels are not decoded."""
-    photo = open_image(labelled.photo)
+    photo = open_image(labelled.photo, max_value=65535)  # whatever value is white
     is_turned = photo.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
     return (photo.width, photo.height) if is_turned else (photo.height, photo.width)

@@ -193,8 +193,8 @@ def _write_shard(shard):
 def _read_example(example_id, photo, mask):
     """A row of the shard, and the ids of the mask; both files are decoded, and fit each other."""
     image_file, mask_file = ({"bytes": file.read_bytes(), "path": file.name} for file in (photo, mask))
-    opened = open_image(image_file["bytes"], str(photo))
-    read_image(opened, str(photo))
+    opened = open_image(image_file["bytes"], str(photo), max_value=65535)  # who reads it says which value is white
+    read_image(opened, str(photo), 65535)
     ids = read_mask(mask_file["bytes"], opened, str(mask))
     return {"id": example_id, "image": image_file, "mask": mask_file}, ids
 
