@@ -67,9 +67,10 @@ class DrawnMask:
 
     def num_objects(self) -> dict[int, int] | None:
         """`dict[int, int]`: class id → number of its shapes; `None` where a map is stored whole."""
-        if any(isinstance(shape, Pixels) for shape in self.labelled.shapes):
+        labels = [shape.label for shape in self.labelled.shapes if not isinstance(shape, Pixels)]
+        if len(labels) < len(self.labelled.shapes):
             return None
-        return dict(Counter(self.class_ids[shape.label] for shape in self.labelled.shapes))
+        return dict(Counter(self.class_ids[label] for label in labels))
 
     def num_hidden(self) -> int | None:
         """`int`: number of pixels where a shape lies over one of another class; `None` where a map is stored whole."""
