@@ -1,5 +1,6 @@
 """A folder or file that a labelling tool wrote → photos and label maps by split, as `datasets` has them."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,15 +162,17 @@ def open_labelled_dataset(
 def drawn_dataset(masks: Sequence[DrawnMask], streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
     """Photos and their label maps as two columns of files; see [`LabelledDataset.load`]."""
     if not streaming:
-        # One shard: what is cached does not depend on the number of processes.
-        return datasets.Dataset.from_generator(_draw, FEATURES, gen_kwargs={"masks": [list(masks)]}, split="train")
+        # One shard: what is cached does not depend on the number of processes, but on what is drawn.
+        digest = hashlib.sha256("".join(mask.digest() for mask in masks).encode()).hexdigest()
+        kwargs = {"masks": [list(masks)], "digest": digest}
+        return datasets.Dataset.from_generator(_draw, FEATURES, gen_kwargs=kwargs, split="train")
     count = min(len(masks), MAX_SHARDS)
     shards = [list(masks[len(masks) * i // count : len(masks) * (i + 1) // count]) for i in range(count)]
     return datasets.IterableDataset.from_generator(_draw, FEATURES, gen_kwargs={"masks": shards})
 
 
-def _draw(masks: list[list[DrawnMask]]) -> Iterator[dict[str, Any]]:
-    """Rows of undecoded files."""
+def _draw(masks: list[list[DrawnMask]], digest: str = "") -> Iterator[dict[str, Any]]:
+    """Rows of undecoded files; the digest is for the cache alone."""
     for mask in (mask for shard in masks for mask in shard):
         yield {
             "image": {"bytes": None, "path": str(mask.labelled.photo)},

@@ -14,6 +14,14 @@ NAMES = ["sky", "road", "car"]
 BLUE, GREY = (70, 130, 180), (128, 64, 128)
 
 
+def test_masks_that_were_corrected_are_drawn_anew(coloured):
+    table = table_file(coloured, {"#4682b4": "sky", "128,64,128": "road", "#000000": None})
+    for pixels in ([[BLUE, GREY, (0, 0, 0)]], [[GREY, BLUE, (0, 0, 0)]]):
+        write(coloured / "masks" / "a.png", pixels)
+        [example] = open_labelled_dataset(coloured, label_table=table).load("train")
+        assert read_mask(example["mask"]).tolist() == [[int(pixels[0][0] == GREY), int(pixels[0][1] == GREY), 255]]
+
+
 @pytest.fixture
 def coloured(tmp_path):
     """A photo and its mask in colours, without a table."""
