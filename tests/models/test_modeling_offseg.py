@@ -70,11 +70,25 @@ def pixel_values():
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
-def test_error_when_the_image_is_too_small(model, size):
+def test_error_when_the_image_is_too_small_to_train_on(model, size):
     with pytest.raises(
         ValueError, match=rf"`pixel_values` must be at least 32 .*, got \({size[0]}, {size[1]}\); resize"
     ):
-        model(torch.randn(1, 3, *size))
+        model(torch.randn(1, 3, *size), labels=torch.zeros(1, *size, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((31, 64), (4, 8)), ((64, 12), (8, 2)), ((1, 1), (1, 1)), ((3, 400), (1, 50))]
+)
+@torch.no_grad()
+def test_small_images_are_padded_by_their_last_pixels_and_logits_cropped(model, size, expected):
+    model.eval()
+    images = torch.randn(2, 3, *size)
+    logits = model(images).logits
+    assert logits.shape[2:] == expected
+    padding = (0, max(0, 32 - size[1]), 0, max(0, 32 - size[0]))
+    padded = torch.nn.functional.pad(images, padding, mode="replicate")
+    torch.testing.assert_close(logits, model(padded).logits[:, :, : expected[0], : expected[1]])
 
 
 def conv_module(module, inputs):

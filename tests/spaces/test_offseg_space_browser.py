@@ -226,15 +226,26 @@ def test_error_is_readable_when_the_file_is_text(name, page, tmp_path):
     expect(page.locator("#viewer .result")).to_be_hidden()
 
 
-def test_error_is_readable_when_an_example_was_clicked_before(page, tmp_path):
-    page.locator("button.gallery-item").first.click()
-    expect(page.locator("#viewer .legend li").first).to_be_visible()
-    page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove Image")).first.click()
+@pytest.mark.parametrize("before", ["example", "model", "text"])
+def test_error_is_readable_when_this_came_before(before, page, tmp_path):
     path = tmp_path / "photo.png"
     path.write_text("no picture")
+    message = page.locator(".toast-wrap, [data-testid=toast-body]")
+    if before == "text":
+        upload(page, path)
+        expect(message.first).to_contain_text("picture that can be read here")
+        message.get_by_role("button").first.click()
+        expect(message).to_have_count(0)
+    else:
+        page.locator("button.gallery-item").first.click()
+        expect(page.locator("#viewer .legend li").first).to_be_visible()
+    if before == "model":
+        page.locator("#model input").click()
+        page.get_by_role("option", name="plain").click()
+        expect(page.locator("#viewer .legend")).to_contain_text("left")
+    page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove Image")).first.click()
     upload(page, path)
-    message = page.locator(".toast-wrap, [data-testid=toast-body]").first
-    expect(message).to_contain_text("picture that can be read here")
+    expect(message.first).to_contain_text("picture that can be read here")
 
 
 def test_old_result_is_gone_when_the_next_file_is_text(page, tmp_path):

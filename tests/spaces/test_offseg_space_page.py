@@ -139,3 +139,15 @@ def test_endpoint_says_what_is_wrong_when_an_example_was_chosen_before(app, clie
         (path,) = httpx.post(f"{api}/upload", files={"files": file}, timeout=60).json()
     events = call("segment", {"path": path, "meta": {"_type": "gradio.FileData"}}, "tiny-street-scenes", 0.5)
     assert "no picture that can be read here" in events
+
+
+def test_uploads_reach_the_reader_unopened_by_a_component_that_gradio_made_anew(app, tmp_path):
+    from gradio.data_classes import FileData
+
+    path = tmp_path / "photo.png"
+    path.write_text("no picture")
+    demo = app.build_demo()
+    photo = next(block for block in demo.blocks.values() if getattr(block, "elem_id", None) == "photo")
+    anew = photo.__class__(**photo.constructor_args, render=False)  # as Gradio does when an example is clicked
+    for component in (photo, anew):
+        assert component.preprocess(FileData(path=str(path))) == str(path)
