@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
     AutoConfig,
@@ -111,12 +113,48 @@ def load_model(model_name_or_path: str | os.PathLike, trust_remote_code: bool = 
         [`transformers.PreTrainedModel`]: in evaluation mode.
 
     Raises:
-        OSError, ValueError: where there is none, or transformers cannot load it.
+        OSError, ValueError: where there is none, transformers cannot load it, or its weights are not finite.
     """
     config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
-    return auto_model_class(config).from_pretrained(
+    model = auto_model_class(config).from_pretrained(
         model_name_or_path, config=config, trust_remote_code=trust_remote_code
     )
+    check_finite_weights(model, model_name_or_path)
+    return model
+
+
+def tensors_not_finite(model: nn.Module) -> list[str]:
+    """The names of a model's parameters and statistics that hold a value that is NaN or infinite.
+
+    Args:
+        model (`torch.nn.Module`): on any device.
+
+    Returns:
+        `list[str]`: empty for a model that can predict.
+    """
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if not tensors:
+        return []
+    is_finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])  # asks the device once
+    return [name for name, each in zip(tensors, is_finite.tolist()) if not each]
+
+
+def check_finite_weights(model: nn.Module, name: str | os.PathLike, argument: str = "model") -> None:
+    """Checks that a model can predict anything.
+
+    Args:
+        model (`torch.nn.Module`): as it was loaded.
+        name (`str` or `os.PathLike`): where from.
+        argument (`str`, *optional*, defaults to `"model"`): what errors call it.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    if lost := tensors_not_finite(model):
+        raise ValueError(
+            f"`{argument}` must have finite weights, but in {name} NaN or infinite ones are in {len(lost)} tensors, "
+            f"{', '.join(lost[:3])} among them; take a checkpoint from before its training diverged."
+        )
 
 
 def ignore_index(config: PreTrainedConfig) -> int:

@@ -245,6 +245,18 @@ class LabelTable:
         largest = min(max(num_labels, 2), 254)  # a single class has the background beside it
         return cls({0: IGNORE_INDEX, IGNORE_INDEX: IGNORE_INDEX} | {stored + 1: stored for stored in range(largest)})
 
+    @classmethod
+    def identity(cls, num_labels: int) -> "LabelTable":
+        """The table of masks whose ids are class ids, so that any other id is refused wherever it occurs.
+
+        Args:
+            num_labels (`int`): number of classes; beside a single class there is the background, as 0.
+
+        Returns:
+            [`LabelTable`]: each class id and 255 → itself.
+        """
+        return cls({label_id: label_id for label_id in (*range(max(num_labels, 2)), IGNORE_INDEX)})
+
     def __call__(self, ids: np.ndarray, name: str = "mask") -> np.ndarray:
         """The class ids of a label map.
 
@@ -294,7 +306,8 @@ def audited_label_table(
         label_table (`dict[int, int]`, *optional*): stored id → class id, or 255 for what is not labelled.
 
     Returns:
-        [`LabelTable`] or `None`: for [`~offseg_hf.data.PrepareExample`]; `None` where the stored ids are class ids.
+        [`LabelTable`] or `None`: for [`~offseg_hf.data.PrepareExample`]; `None` for a labelling tool's data set, whose
+            masks are drawn with class ids.
 
     Raises:
         ValueError: where the first masks do not hold such ids or nothing in them is labelled, with the remedy.
@@ -315,7 +328,7 @@ def audited_label_table(
         do_reduce_labels=do_reduce_labels,
         label_table=label_table,
     )
-    if table is not None and all((table(ids) == IGNORE_INDEX).all() for ids, _ in first_masks):
+    if all((table(ids) == IGNORE_INDEX).all() for ids, _ in first_masks):
         stored = sorted({int(stored) for ids, _ in first_masks for stored in ids})[:10]
         if label_table is None:
             raise ValueError(
@@ -336,8 +349,8 @@ def find_label_table(
     preset: DatasetPreset | None = None,
     do_reduce_labels: bool = False,
     label_table: dict[int, int] | None = None,
-) -> LabelTable | None:
-    """What makes class ids of stored ones: the table given, else a preset's, else the reduction of labels or nothing.
+) -> LabelTable:
+    """What makes class ids of stored ones: the table given, else a preset's, else that of reduced or of class ids.
 
     Args:
         masks (iterable of `tuple[np.ndarray, str]`): the ids that occur in a mask as stored, and the path of its
@@ -350,7 +363,7 @@ def find_label_table(
             what the preset says.
 
     Returns:
-        [`LabelTable`] or `None`: `None` where the stored ids are class ids.
+        [`LabelTable`]: which refuses the ids that mean nothing, in whichever mask they occur.
 
     Raises:
         ValueError: the arguments contradict each other, or the masks hold other ids.
@@ -367,7 +380,7 @@ def find_label_table(
                 f"`label_table` must map to the ids of {num_labels} classes, or to {IGNORE_INDEX}, got "
                 f"{sorted(classes)[-5:]}; correct it, or `num_labels`."
             )
-        table: LabelTable | None = LabelTable(label_table)
+        table = LabelTable(label_table)
     elif preset is not None:
         _check_fits_preset(preset, num_labels, do_reduce_labels)
         encoding = find_label_encoding(masks, preset)
@@ -375,10 +388,9 @@ def find_label_table(
     else:
         masks = list(islice(masks, NUM_FIRST_MASKS))
         audit_labels([ids for ids, _ in masks], num_labels, reduce_labels=do_reduce_labels)
-        table = LabelTable.reduced(num_labels) if do_reduce_labels else None
-    if table is not None:
-        for ids, _ in islice(masks, NUM_FIRST_MASKS):
-            table(ids, "masks")
+        table = LabelTable.reduced(num_labels) if do_reduce_labels else LabelTable.identity(num_labels)
+    for ids, _ in islice(masks, NUM_FIRST_MASKS):
+        table(ids, "masks")
     return table
 
 

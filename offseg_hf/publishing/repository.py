@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForUniversalSegmentation
 
 from offseg_hf.files import whole_folder, write_text
-from offseg_hf.model_types import auto_model_class, loading_errors
+from offseg_hf.model_types import auto_model_class, check_finite_weights, loading_errors
 from offseg_hf.publishing.card import model_card
 from offseg_hf.publishing.records import WEIGHT_PATTERNS, read_records, weight_files
 
@@ -61,6 +61,7 @@ def write_repository(
             f"`model` must hold all weights of the model, and {model_folder} lacks {len(lacking)} of them, such as "
             f"{lacking[0]}; save the trained model there with `save_pretrained`."
         )
+    check_finite_weights(model, model_folder)
     card = model_card(
         repo_id, model.config, model.num_parameters(), training, evaluations, license, base_model, dataset_name
     )

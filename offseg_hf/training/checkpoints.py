@@ -1,7 +1,9 @@
 """Checkpoints on disk: which is the newest whole one, and whether a training may write into a folder."""
 
 import contextlib
+import errno
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 STATE_FILE = "trainer_state.json"
 
 
@@ -43,10 +46,18 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
                 "off; pass 'last' for the newest whole one."
             )
         return str(checkpoint)
+    if Path(output_dir).is_file():
+        raise NotADirectoryError(f"`output_dir` must be a folder, and {output_dir} is a file; name another place.")
     if not overwrite and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
+        if (last := last_whole_checkpoint(output_dir)) is not None:
+            raise FileExistsError(
+                f"`output_dir` must be a new or empty folder, and {output_dir} holds a training up to step "
+                f"{last.name.split('-')[1]}: pass `--resume_from_checkpoint last` to go on there, or `--overwrite` to "
+                "start anew there."
+            )
         raise FileExistsError(
-            f"`output_dir` must be a new or empty folder, got {output_dir}; name another, or pass "
-            "`--resume_from_checkpoint last` to go on there, or `--overwrite` to start anew there."
+            f"`output_dir` must be a new or empty folder, got {output_dir}, which has no checkpoint to "
+            "go on from; name another, or pass `--overwrite` to start anew there."
         )
     return None
 
@@ -93,6 +104,29 @@ def broken_file(checkpoint: str | Path) -> str | None:
         except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
             return file.name
     return None
+
+
+@contextlib.contextmanager
+def full_disk_said(output_dir: str | Path) -> Iterator[None]:
+    """Whatever a library raises where the disk is full becomes one sentence that says so.
+
+    Args:
+        output_dir (`str` or `Path`): the folder that the block writes to.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer gives a `RuntimeError` without a reason
+        is_said = getattr(error, "errno", None) in FULL or "No space left" in str(error)
+        if not is_said and not (isinstance(error, RuntimeError) and shutil.disk_usage(output_dir).free < 2**20):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"`output_dir` must have room for a checkpoint, and the disk of {output_dir} is full; free some, or pass "
+            "`--save_total_limit 1`, and go on with `--resume_from_checkpoint last`",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -15,12 +15,13 @@ from transformers import (
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 from transformers.utils import cached_file
 
-from offseg_hf.model_types import auto_model_class, is_in_head
+from offseg_hf.model_types import auto_model_class, check_finite_weights, is_in_head
 from offseg_hf.models.configuration_offseg_backbone import OffSegBackboneConfig
 from offseg_hf.models.configuration_offset_learning_wrapper import OffsetLearningConfig
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.models.modeling_offseg_backbone import OffSegBackboneForSemanticSegmentation
 from offseg_hf.models.modeling_offset_learning_wrapper import OffsetLearningForSemanticSegmentation
+from offseg_hf.training.class_rows import match_classes
 from offseg_hf.variants import variant_config
 
 _NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -41,7 +42,8 @@ def create_model(
         variant (`str`, *optional*): a key of [`~offseg_hf.variants.VARIANTS`]; weights are random unless given, and
             BatchNorm is then not frozen, whatever the variant does by default.
         model_name_or_path (`str`, *optional*): folder or Hub id of the weights to start from. A classifier for another
-            number of classes is initialised anew; everything else that fits is loaded, and the rest reported.
+            number of classes is initialised anew, and one for as many is matched by the names of its classes;
+            everything else that fits is loaded, and the rest reported.
         id2label (`dict[int, str]`): names of the classes to learn.
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with the weights.
         add_offset_learning (`bool`, *optional*, defaults to `False`): whether to replace the classifier of the given
@@ -57,7 +59,8 @@ def create_model(
     Raises:
         OSError: where there are no such weights.
         ValueError: where neither architecture nor weights are given, `backbone` is not the only one of these, or of a
-            type that is no backbone, the weights' encoder does not fit, or the configuration does not have a field.
+            type that is no backbone, the weights' encoder does not fit, weights are not finite, or the configuration
+            does not have a field.
     """
     if variant is None and model_name_or_path is None and backbone is None:
         raise ValueError(
@@ -75,7 +78,9 @@ def create_model(
             trust_remote_code=trust_remote_code,
         )
         _check_fields(OffSegBackboneConfig, fields_given)
-        return OffSegBackboneForSemanticSegmentation.from_backbone(backbone, **overrides)
+        model = OffSegBackboneForSemanticSegmentation.from_backbone(backbone, **overrides)
+        check_finite_weights(model, backbone, "backbone")
+        return model
     if add_offset_learning:
         if variant is not None:
             raise ValueError(
@@ -83,9 +88,13 @@ def create_model(
                 f"got {variant}; give the model to add it to as `--model_name_or_path` alone."
             )
         _check_fields(OffsetLearningConfig, fields_given)
-        return OffsetLearningForSemanticSegmentation.from_base(
+        model = OffsetLearningForSemanticSegmentation.from_base(
             model_name_or_path, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **overrides
         )
+        check_finite_weights(model, model_name_or_path, "model_name_or_path")
+        stored = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+        match_classes(model, stored, model_name_or_path, keeps_weights=True)
+        return model
     if variant is not None:
         config = variant_config(variant, **overrides)
     else:
@@ -108,6 +117,9 @@ def create_model(
             f"`model_name_or_path` must hold the encoder of {variant or config.model_type}, but that of "
             f"{model_name_or_path} does not fit; choose the variant of the same kind and size."
         )
+    check_finite_weights(model, model_name_or_path, "model_name_or_path")
+    stored = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+    match_classes(model, stored, model_name_or_path, "class_weights" in overrides, anew)
     return model
 
 

@@ -195,13 +195,16 @@ def test_reduced_table_refuses_ids_beyond_the_classes(num_labels, stored):
 
 
 def table_of(ids, num_labels, **arguments):
-    """What the table that is found makes of each stored id; None where it is none."""
+    """What the table that is found makes of each stored id."""
     table = find_label_table([(np.array(ids), "1.png")], num_labels, **arguments)
-    return table and {stored: table(np.array([stored])).item() for stored in ids}
+    return {stored: table(np.array([stored])).item() for stored in ids}
 
 
-def test_no_table_is_needed_when_ids_are_classes():
-    assert table_of([0, 1, 2, 255], 3) is None
+@pytest.mark.parametrize(("num_labels", "ids"), [(3, [0, 1, 2, 255]), (1, [0, 1, 255]), (300, [0, 254, 255, 299])])
+def test_ids_stay_and_others_are_refused_when_they_are_classes(num_labels, ids):
+    assert table_of(ids, num_labels) == {label_id: label_id for label_id in ids}
+    with pytest.raises(ValueError, match=rf"`7.png` must hold ids that have a class, got \[{max(num_labels, 2)}\]"):
+        LabelTable.identity(num_labels)(np.array([[0, max(num_labels, 2)]]), "7.png")
 
 
 def test_table_reduces_when_asked_for():

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 
 import datasets
 import numpy as np
@@ -306,3 +307,22 @@ def test_cityscapes_is_read_from_its_repository_or_another(answers):
 def test_error_says_what_the_full_ade20k_is(answers):
     message = "`mask_column` must hold one mask per example, but segmentations holds lists of images, as in the f"
     assert message in answers["full ade20k"]
+
+
+def test_a_mask_is_checked_where_it_is_decoded_however_late_it_comes(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "train").mkdir(parents=True)
+    for number in range(18):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / f"{number:02}.png")
+        Image.new("L", (8, 8), 9 if number == 17 else number % 3).save(
+            tmp_path / "masks" / "train" / f"{number:02}.png"
+        )
+    source = {"image_processor": OffSegImageProcessor(), "num_labels": 3}
+    message = r"`mask of example.*17\.png` must hold ids that have a class, got \[9\]"
+    for streaming in (False, True):
+        transform = TrainTransform(crop_size=(8, 8), resize=(8, 8))
+        train = training_dataset(str(tmp_path), "train", transform=transform, streaming=streaming, **source)
+        with pytest.raises(ValueError, match=message):
+            list(islice(train, 18))
+        with pytest.raises(ValueError, match=message):
+            list(evaluation_dataset(str(tmp_path), "train", streaming=streaming, **source))

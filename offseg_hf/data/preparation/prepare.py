@@ -422,15 +422,14 @@ def _classes(preset, id2label, reduce_labels, label_table, summaries, mask_name)
     table = find_label_table(
         [(ids, mask_name)], len(id2label), preset=preset, do_reduce_labels=reduce_labels, label_table=label_table
     )
-    class_ids = table.class_ids if table else {class_id: class_id for class_id in range(max(len(id2label), 2))}
     first = int(len(id2label) == 1)  # a single class is 1, and 0 is the background
     return {
         "reduce_labels": reduce_labels,
-        "encoding": table and table.name,
+        "encoding": table.name,
         "id2label": {str(label_id): label for label_id, label in sorted(id2label.items())},
         "class_ids": {
             str(stored): class_id - first
-            for stored, class_id in sorted(class_ids.items())
+            for stored, class_id in sorted(table.class_ids.items())
             if first <= class_id != IGNORE_INDEX
         },
     }
