@@ -49,10 +49,10 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
     if Path(output_dir).is_file():
         raise NotADirectoryError(f"`output_dir` must be a folder, and {output_dir} is a file; name another place.")
     if not overwrite and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
-        if (last := last_whole_checkpoint(output_dir)) is not None:
+        if (newest := last_whole_checkpoint(output_dir)) is not None:
             raise FileExistsError(
                 f"`output_dir` must be a new or empty folder, and {output_dir} holds a training up to step "
-                f"{last.name.split('-')[1]}: pass `--resume_from_checkpoint last` to go on there, or `--overwrite` to "
+                f"{newest.name.split('-')[1]}: pass `--resume_from_checkpoint last` to go on there, or `--overwrite` to "
                 "start anew there."
             )
         raise FileExistsError(

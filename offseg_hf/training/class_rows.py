@@ -107,7 +107,8 @@ def rows_to_move(
 
     Returns:
         [`ClassRows`] or `None`: `None` where nothing is to be moved: the names are the same, there are more or fewer
-        of them, the weights have no such rows, or on one side they are only numbers, such as `LABEL_3`, and are taken in their order.
+        of them, the weights have no such rows, or on one side they are only numbers, such as `LABEL_3`, and are taken
+        in their order.
     """
     names = dict(config.id2label)
     if names == stored or len(names) != len(stored):

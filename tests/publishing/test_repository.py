@@ -90,20 +90,20 @@ FAMILIES = {
     "offseg": (
         offseg,
         "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg decode_head "
-        "modeling_offseg offset_learning segmentation_loss upsampling image_processing_offseg label_map "
+        "modeling_offseg offset_learning segmentation_loss small_images upsampling image_processing_offseg image_reading label_map "
         "library_internals",
     ),
     "segnext": (
         segnext,
         "backbone_mscan configuration_fields configuration_offseg_segnext conv_group_norm drop_path hamburger "
-        "modeling_offseg_segnext offset_learning segmentation_loss upsampling image_processing_offseg "
+        "modeling_offseg_segnext offset_learning segmentation_loss upsampling image_processing_offseg image_reading "
         "label_map library_internals",
     ),
     "efficientformer": (
         efficientformer,
         "backbone_efficientformer_v2 configuration_fields configuration_offseg_efficientformer conv_group_norm "
         "drop_path modeling_offseg_efficientformer neck_freqfusion offset_learning segmentation_loss "
-        "image_processing_offseg label_map library_internals",
+        "image_processing_offseg image_reading label_map library_internals",
     ),
     "mask2former": (
         mask2former,
@@ -116,12 +116,12 @@ FAMILIES = {
         "configuration_fields configuration_inverted_residual configuration_offseg_backbone "
         "configuration_offseg_efficientformer configuration_offseg_segnext decode_head drop_path "
         "inverted_residual_backbone modeling_offseg_backbone "
-        "offset_learning segmentation_loss upsampling image_processing_offseg label_map library_internals",
+        "offset_learning segmentation_loss upsampling image_processing_offseg image_reading label_map library_internals",
     ),
     "wrapper": (
         wrapper,
         "checkpoint_entries configuration_offset_learning_wrapper modeling_offset_learning_wrapper offset_learning "
-        "image_processing_offseg label_map library_internals",
+        "image_processing_offseg image_reading label_map library_internals",
     ),
 }
 # Loads every repository, at its newest and at a pinned revision, and runs the lines of its card on photo.jpg.
@@ -347,7 +347,7 @@ def test_native_model_is_published_with_the_processors_code_alone(hub, tmp_path)
     push_to_hub(folder, "org/native")
     files = hub.files("org/native")
     assert {name for name in files if name.endswith(".py")} == {
-        "image_processing_offseg.py", "label_map.py", "library_internals.py",
+        "image_processing_offseg.py", "image_reading.py", "label_map.py", "library_internals.py",
     }  # fmt: skip
     assert "auto_map" not in json.loads(files["config.json"])
     assert "offset" not in files["README.md"].decode()
