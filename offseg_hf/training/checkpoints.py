@@ -52,8 +52,8 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
         if (newest := last_whole_checkpoint(output_dir)) is not None:
             raise FileExistsError(
                 f"`output_dir` must be a new or empty folder, and {output_dir} holds a training up to step "
-                f"{newest.name.split('-')[1]}: pass `--resume_from_checkpoint last` to go on there, or `--overwrite` to "
-                "start anew there."
+                f"{newest.name.split('-')[1]}: pass `--resume_from_checkpoint last` to go on there, or `--overwrite` "
+                "to start anew there."
             )
         raise FileExistsError(
             f"`output_dir` must be a new or empty folder, got {output_dir}, which has no checkpoint to "

@@ -90,8 +90,8 @@ FAMILIES = {
     "offseg": (
         offseg,
         "channels_last_segformer checkpoint_entries configuration_fields configuration_offseg decode_head "
-        "modeling_offseg offset_learning segmentation_loss small_images upsampling image_processing_offseg image_reading label_map "
-        "library_internals",
+        "modeling_offseg offset_learning segmentation_loss small_images upsampling image_processing_offseg "
+        "image_reading label_map library_internals",
     ),
     "segnext": (
         segnext,
@@ -116,7 +116,8 @@ FAMILIES = {
         "configuration_fields configuration_inverted_residual configuration_offseg_backbone "
         "configuration_offseg_efficientformer configuration_offseg_segnext decode_head drop_path "
         "inverted_residual_backbone modeling_offseg_backbone "
-        "offset_learning segmentation_loss upsampling image_processing_offseg image_reading label_map library_internals",
+        "offset_learning segmentation_loss upsampling image_processing_offseg image_reading label_map "
+        "library_internals",
     ),
     "wrapper": (
         wrapper,
