@@ -156,9 +156,16 @@ def check_schedule(args: TrainingArguments, train_dataset: Dataset) -> None:
         train_dataset (`Dataset` or `IterableDataset`): the training data.
 
     Raises:
-        ValueError: where the warm-up is not shorter than the training, or the length of the training is not known.
+        ValueError: where there would be no step, the warm-up is not shorter than the training, or the length of the
+            training is not known.
     """
     num_steps = num_training_steps(args, train_dataset)
+    if num_steps < 1:  # `dataloader_drop_last` has dropped the only batch
+        raise ValueError(
+            f"`dataloader_drop_last` must be left out for {len(train_dataset)} images, since it drops a batch of "
+            f"fewer than {args.train_batch_size}, and no step would be left; leave it out, or pass "
+            f"`--per_device_train_batch_size {max(1, len(train_dataset))}`."
+        )
     num_warmup_steps = args.get_warmup_steps(num_steps)
     without_warmup = ("constant", "reduce_lr_on_plateau", "greedy")
     if num_warmup_steps >= num_steps and args.lr_scheduler_type not in without_warmup:

@@ -5,8 +5,8 @@ model's folder, `{file}` a text file, `{new}` a path where nothing is. Add rows.
 """
 
 TRAIN = (
-    "train --model_name_or_path {model} --dataset {data} --num_labels 8 --output_dir {new} --max_steps 2 --crop_size 64 64 "
-    "--resize 96 64 --per_device_train_batch_size 2 --use_cpu --disable_tqdm True"
+    "train --model_name_or_path {model} --dataset {data} --num_labels 8 --output_dir {new} --max_steps 2 "
+    "--crop_size 64 64 --resize 96 64 --per_device_train_batch_size 2 --use_cpu --disable_tqdm True"
 )
 
 ROWS = (

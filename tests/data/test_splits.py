@@ -314,7 +314,9 @@ def test_a_mask_is_checked_where_it_is_decoded_however_late_it_comes(tmp_path):
         (tmp_path / folder / "train").mkdir(parents=True)
     for number in range(18):
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / f"{number:02}.png")
-        Image.new("L", (8, 8), 9 if number == 17 else number % 3).save(tmp_path / "masks" / "train" / f"{number:02}.png")
+        Image.new("L", (8, 8), 9 if number == 17 else number % 3).save(
+            tmp_path / "masks" / "train" / f"{number:02}.png"
+        )
     source = {"image_processor": OffSegImageProcessor(), "num_labels": 3}
     message = r"`mask of example.*17\.png` must hold ids that have a class, got \[9\]"
     for streaming in (False, True):
