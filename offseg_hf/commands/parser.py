@@ -148,8 +148,8 @@ def exit_code(main: Callable[..., int | None]) -> Callable[..., int]:
                 print(end.code, file=sys.stderr)
                 return 1
             return int(end.code or 0)
-        except KeyboardInterrupt:
-            print("\nstopped by Ctrl-C", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            print(f"\n{error}" if str(error) else "\nstopped by Ctrl-C", file=sys.stderr)
             return 130
 
     return command

@@ -91,14 +91,24 @@ def main(argv: list[str] | None = None) -> int:
         set_seed(args.seed)
         trainer = trainer_from_arguments(model_args, data_args, args)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except ValueError as error:  # such as a checkpoint that is not this training's; others' faults show their trace
-        if not raised_in_package(error):
+        output = trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.is_world_process_zero() and (share := output.metrics.get("train_unlabelled_share")):
+            print(f"unlabelled: {share:.1%} of the pixels of the crops, the padding of small photos included")
+        if num_broken := len(trainer.train_dataset.broken):
+            print(f"left out: {num_broken} training examples, which are broken")
+        if model_args.lora_rank is not None:
+            merge_lora(trainer)
+        trainer.save_model()
+    except (FloatingPointError, OSError, ValueError) as error:  # others' faults show their trace
+        sentence = own_sentence(error)
+        if sentence is None:
             raise
-        parser.error(str(error))
-    if model_args.lora_rank is not None:
-        merge_lora(trainer)
-    trainer.save_model()
+        if re.match("`(image|mask) of", sentence):
+            sentence += " Or pass `--skip_broken_examples 10` besides, to leave out up to ten such."
+        if isinstance(error, ValueError):  # such as a checkpoint that is not this training's
+            parser.error(sentence)
+        print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
+        return 1
     metrics: dict[str, float] = {}
     if trainer.eval_dataset is not None:
         was_merged = model_args.lora_rank is not None  # which rounds
@@ -123,9 +133,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def raised_in_package(error: BaseException) -> bool:
-    """Whether an error was raised by this package itself, whose errors say in a sentence what to do."""
+def own_sentence(error: BaseException) -> str | None:
+    """What an error says, where this package raised it, here or in a process that reads data.
+
+    Args:
+        error (`BaseException`): what ended a training.
+
+    Returns:
+        `str` or `None`: one sentence that says what to do; `None` where another library raised it.
+    """
+    if str(error).startswith("Caught "):  # with the whole trace in a worker as its message
+        *trace, sentence = str(error).strip().splitlines()
+        places = [line for line in trace if line.lstrip().startswith("File ")]
+        return sentence.partition(": ")[2] if places and "offseg_hf" in places[-1] else None
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("offseg_hf.")
+    is_own = trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("offseg_hf.")
+    return str(error.args[-1] if isinstance(error, OSError) and error.errno else error) if is_own else None

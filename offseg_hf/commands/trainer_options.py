@@ -25,8 +25,6 @@ class TrainerOptions:
     seed: int = _option(42, "Seed of the weights, the order of the data and the augmentation.")
     dataloader_num_workers: int = _option(0, "Processes that read and augment photos, for each device.")
     save_strategy: str = _option("steps", "When to save a checkpoint.", choices=["no", "steps", "epoch", "best"])
-    save_steps: float = _option(500, "Steps between two checkpoints; below 1, as a share of all steps.")
-    save_total_limit: int | None = _option(None, "Number of checkpoints to keep; by default all.")
     resume_from_checkpoint: str | None = _option(None, "Checkpoint to go on from; 'last' for that of --output_dir.")
     eval_strategy: str = _option("no", "When to evaluate, besides at the end.", choices=["no", "steps", "epoch"])
     eval_steps: float | None = _option(None, "Steps between two evaluations; by default those of --logging_steps.")

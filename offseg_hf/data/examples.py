@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from offseg_hf.data.augmentation import TrainTransform
+from offseg_hf.data.broken import BrokenExamples
 from offseg_hf.data.labels import LabelTable
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor, open_image, read_image, read_mask
 
@@ -94,12 +95,15 @@ class TrainingExamples(torch.utils.data.Dataset):
         data (`datasets.Dataset`): with the columns `image` and `mask`.
         prepare ([`PrepareExample`]): what makes tensors of an example.
         seed (`int`): not negative; seed of the augmentation.
+        num_broken (`int`, *optional*, defaults to 0): examples that may be left out since they cannot be read; the
+            next one that can takes the place.
     """
 
-    def __init__(self, data: datasets.Dataset, prepare: PrepareExample, *, seed: int = 0):
+    def __init__(self, data: datasets.Dataset, prepare: PrepareExample, *, seed: int = 0, num_broken: int = 0):
         self.data = data
         self.prepare = prepare
         self.seed = seed
+        self.broken = BrokenExamples(num_broken)
         self.epoch = torch.tensor(0).share_memory_()  # workers that outlive a pass hold a copy of all else
 
     def set_epoch(self, epoch: int) -> None:
@@ -110,9 +114,15 @@ class TrainingExamples(torch.utils.data.Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        entropy = np.random.SeedSequence((self.seed, self.epoch.item(), index))
-        example = {**self.data[index], "augmentation_seed": int(entropy.generate_state(1)[0])}
-        return self.prepare(example, f"example {index}")
+        for position in range(index, index + len(self)):
+            position %= len(self)
+            entropy = np.random.SeedSequence((self.seed, self.epoch.item(), position))
+            example = {**self.data[position], "augmentation_seed": int(entropy.generate_state(1)[0])}
+            try:
+                return self.prepare(example, f"example {position}")
+            except (OSError, TypeError, ValueError) as error:
+                self.broken.leave_out(f"example {position}", error)
+        raise ValueError("`data` must hold an example that can be read, and all of them are broken; mend them.")
 
 
 def evaluation_examples(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from offseg_hf.data.broken import BrokenExamples
+
 if TYPE_CHECKING:
     import datasets
 
@@ -48,6 +50,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
         prepare (callable, *optional*): what each example goes through, such as `PrepareExample`.
         seed (`int`): not negative; seed of the order and of the augmentation.
         buffer_size (`int`): number of examples in a block, which each worker holds.
+        num_broken (`int`, *optional*, defaults to 0): examples that may be left out since they cannot be read.
 
     Raises:
         ValueError: while iterating, where the data holds no example.
@@ -60,7 +63,9 @@ class EndlessStream(torch.utils.data.IterableDataset):
         *,
         seed: int = 0,
         buffer_size: int = 500,
+        num_broken: int = 0,
     ):
+        self.broken = BrokenExamples(num_broken)
         self.stream = stream
         self.prepare = prepare
         self.seed = seed
@@ -96,7 +101,9 @@ class EndlessStream(torch.utils.data.IterableDataset):
                 start = position._replace(part=block[0][0], row=block[0][1], num_read=0)
                 order = np.random.default_rng((self.seed, *start[:4])).permutation(len(block))
                 for index in range(position.num_read, len(block)):
-                    yield start._replace(num_read=index + 1), self._prepared(block[order[index]], parts, start.number)
+                    example = self._prepared(block[order[index]], parts, start.number)
+                    if example is not None:
+                        yield start._replace(num_read=index + 1), example
                 position, is_empty = start, False
             # A pass may have nothing for one of the readers: empty files, or fewer examples than readers.
             if is_empty and next(_examples(self.stream), None) is None:
@@ -134,7 +141,12 @@ class EndlessStream(torch.utils.data.IterableDataset):
         shard = parts[part][0]
         entropy = np.random.SeedSequence((self.seed, number, shard, row))
         example = {**example, "augmentation_seed": int(entropy.generate_state(1)[0])}
-        return self.prepare(example, f"example {row} of shard {shard}") if self.prepare else example
+        name = f"example {row} of shard {shard}"
+        try:
+            return self.prepare(example, name) if self.prepare else example
+        except (OSError, TypeError, ValueError) as error:
+            self.broken.leave_out(name, error)
+            return None
 
 
 def _examples(stream):

@@ -34,6 +34,9 @@ class SegmentationTrainingArguments(RecipeArguments, TrainingArguments):
 
     def __post_init__(self) -> None:
         check_ranges(self, RANGES)
+        by_steps = self.save_strategy == self.eval_strategy == "steps"
+        if self.load_best_model_at_end and by_steps and self.save_steps == RecipeArguments.save_steps:
+            self.save_steps = self.eval_steps or self.logging_steps  # the best must be saved when it is measured
         super().__post_init__()
         self.label_names: list[str] | None  # of TrainingArguments, as the next
         self.lr_scheduler_kwargs: dict[str, Any] | str | None

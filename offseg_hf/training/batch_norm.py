@@ -58,7 +58,9 @@ def set_up_batch_norm(
         )
     num_images = len(train_dataset) if hasattr(train_dataset, "__len__") else 0
     if args.world_size == 1 and not args.dataloader_drop_last and num_images % args.train_batch_size == 1:
+        is_only_batch = num_images < args.train_batch_size
+        remedy = "`--batch_norm frozen` where weights are pre-trained" if is_only_batch else "`--dataloader_drop_last`"
         raise ValueError(
             f"`per_device_train_batch_size` must not leave a last batch of one image to BatchNorm, got "
-            f"{args.train_batch_size} for {num_images} images; pass `--dataloader_drop_last`."
+            f"{args.train_batch_size} for {num_images} images; pass {remedy}."
         )

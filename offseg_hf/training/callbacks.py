@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import has_length
 
 from offseg_hf.data.presets import class_palette
@@ -40,20 +41,27 @@ EVALUATIONS, PREDICTIONS, CURVES = "evaluations.jsonl", "predictions", "curves.p
 
 
 def check_reporting(args: SegmentationTrainingArguments) -> None:
-    """Raises where TensorBoard is asked for and not installed, before anything is read or loaded.
+    """Raises where a tracker is asked for that is not installed or not known, before anything is read or loaded.
 
     Args:
         args ([`SegmentationTrainingArguments`]): the arguments of the training.
 
     Raises:
-        ValueError: where TensorBoard is asked for and not installed.
+        ValueError: where one is not installed, or not known to transformers.
     """
-    is_installed = any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX"))
-    if "tensorboard" in (args.report_to or ()) and not is_installed:
-        raise ValueError(
-            "`report_to` must name what is installed, got 'tensorboard', which is not; run "
-            "`pip install 'tensorboard>=2.21'`, or leave it out."
-        )
+    modules = {"tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "flyte": ("flytekit",)}
+    packages = {"tensorboard": "'tensorboard>=2.21'", "azure_ml": "azureml-core", "flyte": "flytekit"}
+    for name in args.report_to or ():
+        if isinstance(name, str) and name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"`report_to` must be none or one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}, got {name!r}; "
+                "leave it out."
+            )
+        if not any(importlib.util.find_spec(module) for module in modules.get(name, (name,))):
+            raise ValueError(
+                f"`report_to` must name what is installed, got {name!r}, which is not; run "
+                f"`pip install {packages.get(name, name)}`, or leave it out."
+            )
 
 
 class PassCallback(TrainerCallback):

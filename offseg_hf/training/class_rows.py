@@ -1,8 +1,10 @@
 """The rows of a head that belong to classes: which they are, and how they follow the names when classes change."""
 
 import copy
+import json
 import re
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -107,8 +109,8 @@ def rows_to_move(
 
     Returns:
         [`ClassRows`] or `None`: `None` where nothing is to be moved: the names are the same, there are more or fewer
-        of them, the weights have no such rows, or on one side they are only numbers, such as `LABEL_3`, and are taken
-        in their order.
+        of them, the weights have no such rows, or on one side they are only numbers, such as
+        `LABEL_3`, and are taken in their order.
     """
     names = dict(config.id2label)
     if names == stored or len(names) != len(stored):
@@ -121,6 +123,20 @@ def rows_to_move(
         return None
     logger.warning(rows.description(origin))
     return rows
+
+
+def stored_id2label(checkpoint: str) -> dict[int, str]:
+    """The classes of a checkpoint.
+
+    Args:
+        checkpoint (`str`): its folder.
+
+    Returns:
+        `dict[int, str]`: empty where it does not say, as one of LoRA's updates.
+    """
+    file = Path(checkpoint, "config.json")
+    names = json.loads(file.read_text(encoding="utf-8")).get("id2label") or {} if file.is_file() else {}
+    return {int(label_id): name for label_id, name in names.items()}
 
 
 def match_classes(

@@ -1,5 +1,6 @@
 """The trainer that a command line asks for: classes, data, model, recipe."""
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -239,17 +240,45 @@ def datasets_from_arguments(
     }
     augmentation = {field.name: getattr(data_args, field.name) for field in dataclasses.fields(AugmentationSettings)}
     augmentation = {name: tuple(value) if isinstance(value, list) else value for name, value in augmentation.items()}
-    train_dataset = training_dataset(
-        split=data_args.train_split,
-        transform=TrainTransform(**augmentation),
-        seed=args.seed if args.data_seed is None else args.data_seed,
-        shuffle_buffer_size=data_args.shuffle_buffer_size,
-        **source,
-    )
+    with _argument_named("split", "train_split"):
+        train_dataset = training_dataset(
+            split=data_args.train_split,
+            transform=TrainTransform(**augmentation),
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            shuffle_buffer_size=data_args.shuffle_buffer_size,
+            num_broken=data_args.skip_broken_examples,
+            **source,
+        )
     eval_dataset = None
     if data_args.eval_split != "none":
-        eval_dataset = evaluation_dataset(split=data_args.eval_split, **source)
+        with _argument_named("split", "eval_split"):
+            eval_dataset = evaluation_dataset(
+                split=data_args.eval_split, batch_size=args.per_device_eval_batch_size, **source
+            )
+        _check_best(args, id2label)
     return train_dataset, eval_dataset
+
+
+def _check_best(args, id2label):
+    """Raises where the best checkpoint is to be found by a figure that no evaluation has."""
+    figures = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss")
+    names = (*figures, *(f"iou_{name}" for name in id2label.values()))
+    if (args.metric_for_best_model or "mean_iou").removeprefix("eval_") not in names:
+        raise ValueError(
+            f"`metric_for_best_model` must be one of {', '.join(figures)}, or iou_ and a class, such as {names[-1]}, "
+            f"got {args.metric_for_best_model}; leave it out for mean_iou."
+        )
+
+
+@contextlib.contextmanager
+def _argument_named(name, argument):
+    """Errors of the block call an argument of a function as the command calls it."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        if f"`{name}`" not in str(error):
+            raise
+        raise type(error)(str(error).replace(f"`{name}`", f"`{argument}`")) from error
 
 
 def model_from_arguments(

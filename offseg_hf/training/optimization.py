@@ -141,11 +141,14 @@ def num_training_steps(args: TrainingArguments, train_dataset: Dataset) -> int:
         raise ValueError(
             "`max_steps` must be given for a stream, whose length is not known; pass `--max_steps 20000`."
         )
-    batch_size = args.train_batch_size * args.world_size
-    batches = (
-        len(train_dataset) // batch_size if args.dataloader_drop_last else math.ceil(len(train_dataset) / batch_size)
-    )
+    batches = _num_batches(args, train_dataset)
     return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
+
+
+def _num_batches(args, train_dataset):
+    """Batches of a pass, of each process."""
+    num_batches = len(train_dataset) / (args.train_batch_size * args.world_size)
+    return math.floor(num_batches) if args.dataloader_drop_last else math.ceil(num_batches)
 
 
 def check_schedule(args: TrainingArguments, train_dataset: Dataset) -> None:
@@ -156,9 +159,16 @@ def check_schedule(args: TrainingArguments, train_dataset: Dataset) -> None:
         train_dataset (`Dataset` or `IterableDataset`): the training data.
 
     Raises:
-        ValueError: where the warm-up is not shorter than the training, or the length of the training is not known.
+        ValueError: where there would be no step, the warm-up is not shorter than the training, or the length of the
+            training is not known.
     """
     num_steps = num_training_steps(args, train_dataset)
+    if hasattr(train_dataset, "__len__") and _num_batches(args, train_dataset) == 0:
+        raise ValueError(
+            f"`dataloader_drop_last` must be left out for {len(train_dataset)} images, since it drops a batch of "
+            f"fewer than {args.train_batch_size * args.world_size}, and no step would be left; leave it out, or pass "
+            f"`--per_device_train_batch_size {max(1, len(train_dataset))}`."
+        )
     num_warmup_steps = args.get_warmup_steps(num_steps)
     without_warmup = ("constant", "reduce_lr_on_plateau", "greedy")
     if num_warmup_steps >= num_steps and args.lr_scheduler_type not in without_warmup:

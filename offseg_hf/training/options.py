@@ -28,6 +28,7 @@ RANGES = {
     "crop_size": Range(32, 65_535, is_whole=True),  # the encoders' last maps are of a thirty-second of the size
     "eval_size": Range(1, 65_535, is_whole=True),
     "shuffle_buffer_size": _ONE_OR_MORE,
+    "skip_broken_examples": Range(0, 100_000, is_whole=True),
     # of the recipe
     "learning_rate": _POSITIVE,
     "head_learning_rate_factor": _POSITIVE,
@@ -143,6 +144,9 @@ class DataArguments:
     image_column: str | None = _option(None, "Column of the photos, if it cannot be guessed.")
     mask_column: str | None = _option(None, "Column of the masks, if it cannot be guessed.")
     shuffle_buffer_size: int = _option(500, "Size of the shuffle buffer of a stream, in examples.")
+    skip_broken_examples: int = _option(
+        0, "Number of training examples that may be left out, each named, since they cannot be read."
+    )
     format: str | None = _option(
         None, "Format of the labels, such as coco or labelme; by default found from what lies there."
     )
@@ -226,6 +230,9 @@ class RecipeArguments:
         total_batch_size (`int`, *optional*): images per step over all devices and accumulated batches, from which
             `per_device_train_batch_size` follows.
         batch_norm (`str`, *optional*): what BatchNorm does, see [`~offseg_hf.training.batch_norm.set_up_batch_norm`].
+        save_steps (`float`, *optional*, defaults to 0.1): steps between two checkpoints; below 1 a share of all steps,
+            rounded down. With `load_best_model_at_end` the default is `eval_steps`.
+        save_total_limit (`int`, *optional*, defaults to 10): checkpoints to keep.
         num_prediction_examples (`int`, *optional*, defaults to 4): evaluation examples whose predictions are drawn at
             every evaluation; 0 for none.
     """
@@ -268,6 +275,11 @@ class RecipeArguments:
     metric_for_best_model: str | None = _option("mean_iou", "Metric by which the best checkpoint is chosen.")
     logging_first_step: bool = _option(True, "Whether to log the first step.")
     logging_steps: float = _option(20, "Log every so many steps; a number below 1 is a share of all steps.")
+    save_steps: float = _option(
+        0.1,
+        "Steps between two checkpoints; below 1, as a share of all steps. Besides, there is one every ten minutes.",
+    )
+    save_total_limit: int | None = _option(10, "Number of checkpoints to keep, the newest and the best.")
     logging_nan_inf_filter: bool = _option(False, "Whether to leave NaN and infinite losses out of the log.")
     num_prediction_examples: int = _option(
         4, "Evaluation examples whose predictions are drawn at every evaluation; 0 for none."

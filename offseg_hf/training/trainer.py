@@ -13,13 +13,14 @@ from datasets.distributed import split_dataset_by_node
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
-from transformers import PreTrainedModel, ProgressCallback, Trainer
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, rotate_checkpoints
+from transformers.utils import logging
 
 from offseg_hf.data import EndlessStream, stack_examples
 from offseg_hf.data.streaming import StreamLoader
 from offseg_hf.evaluation.figures import named_results
-from offseg_hf.model_types import auto_model_class, ignore_index, predicted_labels
+from offseg_hf.model_types import auto_model_class, check_finite_weights, ignore_index, predicted_labels
 from offseg_hf.models.image_processing_offseg import OffSegImageProcessor
 from offseg_hf.training.arguments import SegmentationTrainingArguments
 from offseg_hf.training.batch_norm import BATCH_NORM_LAYERS, set_up_batch_norm
@@ -32,14 +33,24 @@ from offseg_hf.training.callbacks import (
     TrainingProgress,
     TrainingRates,
 )
-from offseg_hf.training.checkpoints import STATE_FILE, check_output_dir, without_progress_bars
+from offseg_hf.training.checkpoints import STATE_FILE, check_output_dir, full_disk_said, without_progress_bars
+from offseg_hf.training.class_rows import ClassRows, move_optimizer_rows, rows_to_move, stored_id2label
 from offseg_hf.training.freezing import freeze_backbone
 from offseg_hf.training.metrics import BatchMetrics, predicted_label_maps
 from offseg_hf.training.model import native_image_processor
-from offseg_hf.training.optimization import check_schedule, parameter_groups
+from offseg_hf.training.optimization import check_schedule, num_training_steps, parameter_groups
+from offseg_hf.training.safeguards import (
+    FiniteLoss,
+    Interruption,
+    TimedCheckpoints,
+    check_before_saving,
+    how_to_go_on,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+logger = logging.get_logger(__name__)
 
 UNFINISHED = ".unfinished"  # where a checkpoint is written before it appears
 
@@ -118,6 +129,13 @@ class SegmentationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._add_callbacks(is_stream)
 
+        self.num_lost = torch.zeros((), dtype=torch.int64, device=args.device)  # losses in a row that are not finite
+        self._interruption = Interruption()
+        self.add_callback(self._interruption)
+        self.add_callback(TimedCheckpoints())
+        self.add_callback(FiniteLoss(self))  # the last, which sees what the others want to be done
+        self._num_pixels = self._num_unlabelled = 0
+        self._moved_rows: ClassRows | None = None
         self._checkpoint: str | None = None
         self._loader: StreamLoader | None = None
         self._unfinished: str | None = None
@@ -168,11 +186,65 @@ class SegmentationTrainer(Trainer):
     # Data
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args, **kwargs) -> TrainOutput:
-        """As `Trainer`'s, but `resume_from_checkpoint=True` takes the newest checkpoint that is whole."""
+        """As `Trainer`'s, but nothing is lost where it ends early, and what is finished is not trained on.
+
+        `resume_from_checkpoint=True` takes the newest checkpoint that is whole.
+
+        Raises:
+            FloatingPointError: the loss stays NaN or infinite.
+            KeyboardInterrupt: after Ctrl-C, when a checkpoint is saved; its message says how to go on.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = check_output_dir(self.args.output_dir, "last", overwrite=True)
         self._checkpoint = str(resume_from_checkpoint) if resume_from_checkpoint else None
-        return super().train(self._checkpoint, *args, **kwargs)
+        if self._checkpoint is not None and (output := self._finished()) is not None:
+            return output
+        interruption = self._interruption
+        interruption.is_asked = interruption.is_in_step = False
+        interruption.random_state = None
+        with interruption.watched():
+            try:
+                output = super().train(self._checkpoint, *args, **kwargs)
+            except (KeyboardInterrupt, OSError, ValueError) as error:
+                self._save_before_the_end()
+                if isinstance(error, KeyboardInterrupt):
+                    raise KeyboardInterrupt(how_to_go_on(self.args)) from None
+                raise
+        if interruption.is_asked:
+            raise KeyboardInterrupt(how_to_go_on(self.args))
+        if self._num_pixels:
+            output.metrics["train_unlabelled_share"] = self._num_unlabelled / self._num_pixels
+        return output
+
+    def _finished(self):
+        """What the training gives that a checkpoint ends, with its weights; `None` where there are steps left."""
+        state = TrainerState.load_from_json(str(Path(self._checkpoint, STATE_FILE)))
+        if state.global_step < num_training_steps(self.args, self.train_dataset):
+            return None
+        self._load_from_checkpoint(self._checkpoint)
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        logger.warning(f"the training of {self._checkpoint} is finished at step {state.global_step}: none is added")
+        return TrainOutput(state.global_step, 0.0, {})
+
+    def _save_before_the_end(self):
+        """A checkpoint of the last whole step, where this process trains alone and none is there."""
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        is_between = self._interruption.random_state is not None and not self._interruption.is_in_step
+        is_new = self.state.global_step > 0 and not folder.exists()
+        if not (is_between and is_new) or self.args.world_size > 1:
+            return
+        random_state = torch.get_rng_state()
+        torch.set_rng_state(self._interruption.random_state)
+        self._save_checkpoint(self.model, None)
+        torch.set_rng_state(random_state)
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """As `Trainer`'s, which counts how often in a row the loss was not finite."""
+        loss = super().training_step(*args, **kwargs)
+        self.num_lost = torch.where(loss.isfinite(), 0, self.num_lost.to(loss.device) + 1)
+        return loss
 
     def get_train_dataloader(self) -> DataLoader:
         """The batches of this process."""
@@ -217,8 +289,17 @@ class SegmentationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
-        """The batches of one step; counts their labelled pixels over all processes."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        """The batches of one step; counts their unlabelled pixels, and the labelled ones over all processes."""
+        before = None if self._loader is None else list(self._loader.positions)
+        try:
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except BaseException:
+            if self._loader is not None:  # a checkpoint that is saved now begins the step anew
+                self._loader.positions[:] = before
+            raise
+        for batch in batches:
+            self._num_pixels += batch["labels"].numel()
+            self._num_unlabelled += batch["labels"].numel() - int(self._labelled(batch["labels"]))
         if self._is_divided:
             count = sum(self._labelled(batch["labels"]) for batch in batches).to(device)
             self._num_labelled = self.accelerator.reduce(count, "sum").clamp(min=1)
@@ -309,6 +390,44 @@ class SegmentationTrainer(Trainer):
 
     # Checkpoints
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As `Trainer`'s, but each class gets the rows that were learned for its name."""
+        stored = stored_id2label(resume_from_checkpoint)
+        own = dict(self.model.config.id2label)
+        if stored and len(stored) != len(own):
+            raise ValueError(
+                f"`labels` must be as many as the {len(stored)} classes of {resume_from_checkpoint}, "
+                f"{', '.join(stored.values())}, got {', '.join(own.values())}; pass `--model_name_or_path "
+                f"{resume_from_checkpoint}` instead of `--resume_from_checkpoint` to learn others from there."
+            )
+        self._moved_rows = rows_to_move(self.model.config, stored, resume_from_checkpoint) if stored else None
+        fresh = {}
+        if self._moved_rows is not None:
+            fresh = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._moved_rows is not None:
+            self._moved_rows.move(self.model.state_dict(), fresh)
+        check_finite_weights(self.model, resume_from_checkpoint, "resume_from_checkpoint")
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._moved_rows is not None:
+            move_optimizer_rows(self.optimizer, self.model, self._moved_rows)
+            # What was best was measured of other classes, and its rows are in their order.
+            self.state.best_metric = self.state.best_model_checkpoint = self.state.best_global_step = None
+
+    def _determine_best_metric(self, metrics, trial):
+        """As `Trainer`'s, but a figure that is missing, of a class without a pixel, is no new best."""
+        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        return name in metrics and super()._determine_best_metric(metrics, trial)
+
+    def save_model(self, *args, **kwargs) -> None:
+        """As `Trainer`'s, but weights that are NaN or infinite are not saved, and a full disk is called so."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # whose processes have parts of the weights
+            check_before_saving(self)
+        with full_disk_said(self.args.output_dir):
+            super().save_model(*args, **kwargs)
+
     def _get_output_dir(self, trial):
         return self._unfinished or super()._get_output_dir(trial)
 
@@ -322,8 +441,11 @@ class SegmentationTrainer(Trainer):
             shutil.rmtree(unfinished.parent, ignore_errors=True)  # of a run that was killed, at whatever step
         self.accelerator.wait_for_everyone()
         try:
-            with without_progress_bars():  # of the shards that are written
+            with without_progress_bars(), full_disk_said(output_dir):  # bars of the shards that are written
                 super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(unfinished.parent, ignore_errors=True)
+            raise
         finally:
             self._unfinished = None
         if self._loader is not None:

@@ -9,7 +9,7 @@ from tiny_models import tiny_offseg
 
 from offseg_hf import OffSegForSemanticSegmentation
 from offseg_hf.commands.evaluate import main as evaluate
-from offseg_hf.commands.train import build_parser, full_parser, main, raised_in_package
+from offseg_hf.commands.train import build_parser, full_parser, main, own_sentence
 from offseg_hf.data.scenes.scenes import SCENE_LABELS
 from offseg_hf.prediction.windows import check_windows
 from offseg_hf.training.trainer import SegmentationTrainer
@@ -151,4 +151,4 @@ def test_a_fault_in_the_midst_of_training_is_a_sentence_only_where_this_package_
         check_windows((0, 1), (1, 1))
     with pytest.raises(ValueError) as foreign:
         int("x")
-    assert raised_in_package(own.value) and not raised_in_package(foreign.value)
+    assert own_sentence(own.value) == str(own.value) and own_sentence(foreign.value) is None
