@@ -115,6 +115,8 @@ def _shapes(annotation, name, image, fill, file):
 def _pixels(segmentation, name, image, subject):
     """The object of run lengths, checked as far as needs no decoding."""
     counts, size = segmentation["counts"], tuple(segmentation.get("size") or ())
+    if not isinstance(counts, (list, str)):
+        raise ValueError("`counts` is no list or text")
     if not counts:
         return []
     if len(size) != 2 or size != (image_size(image) or size):

@@ -1,5 +1,6 @@
 """What COCO's JSONs of objects and of segments have in common: files, classes, photos, splits."""
 
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split
 
 # What a JSON lists → what such files are called, beside captions and keypoints of the same photos.
 NAMES = {"objects": ("instances", "_annotations.coco"), "segments": ("panoptic",)}
-PEEK = 1 << 16  # bytes of its beginning and of its end that tell what a file is: COCO's own have hundreds of megabytes
 MAX_FILES = 12  # of a folder that are looked at, whatever their names: where there are more, it is one per photo
 
 
@@ -34,16 +34,14 @@ def coco_files(place: Path, listed: str) -> list[Path]:
 
 
 def _listed(file):
-    """What a file lists, by its beginning and end: "objects", "segments", or None where it is no COCO JSON."""
-    if file.suffix.lower() != ".json":
+    """What a file lists: "objects", "segments", or None where it is no COCO JSON."""
+    if file.suffix.lower() != ".json" or not file.stat().st_size:
         return None
-    with file.open("rb") as opened:
-        peeked = opened.read(PEEK)
-        opened.seek(max(len(peeked), file.stat().st_size - PEEK))
-        peeked += opened.read()
-    if b'"images"' not in peeked or b'"categories"' not in peeked:
-        return None
-    return "segments" if b'"segments_info"' in peeked else "objects"
+    # Label Studio has the categories in the middle, behind as many images as there are.
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b'"images"') < 0 or content.find(b'"categories"') < 0:
+            return None
+        return "segments" if content.find(b'"segments_info"') >= 0 else "objects"
 
 
 def read_document(file: Path) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _regions(results, source):
         with naming(source, f"its region {group[0].get('id')}"):
             values = [item for result in group for item in result["value"].items()]
             labels = list(dict.fromkeys(label for key, value in values if key.endswith("labels") for label in value))
-        if not labels and _kind(group[0]["value"]) is None:
+        if not labels and _kind(group[0]["value"]) is None and not str(group[0].get("type")).endswith("labels"):
             continue  # an answer about the whole picture
         if len(labels) != 1:
             raise ValueError(

@@ -16,7 +16,7 @@ from offseg_hf.data.formats.beginnings import annotation_files, read_beginnings
 from offseg_hf.data.formats.damage import naming, read_json, read_text
 from offseg_hf.data.formats.drawing import upright_size
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
-from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape
+from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape, is_outline
 
 NAMES_FILE = "labels.txt"
 # Width of lines and radius of points in pixels: `labelme.utils.shape_to_mask` of labelme 6.3.1.
@@ -125,7 +125,7 @@ def _shape(shape: dict[str, Any], number: int, file: Path, size: tuple[int, int]
         outline = np.array(points, float).reshape(-1, 2)
     except ValueError:
         outline = np.empty((0, 2))
-    if not isinstance(label, str) or len(outline) not in NUM_POINTS.get(kind, ()) or not np.isfinite(outline).all():
+    if not isinstance(label, str) or len(outline) not in NUM_POINTS.get(kind, ()) or not is_outline(outline):
         raise ValueError(
             f"`{file}` must hold figures that labelme draws, but its object {number}, {label}, is a {kind} with "
             f"{len(outline)} points; open it in labelme, delete the object or draw it as a polygon, and save it."

@@ -103,7 +103,7 @@ class LabelledPhoto:
                     f"`{self.source}` must have a name for the class of each object, got {shape.label!r} for its "
                     f"object {number}; give it one in the tool."
                 )
-            if isinstance(shape, Polygon) and not all(map(_is_outline, (*shape.outlines, *shape.holes))):
+            if isinstance(shape, Polygon) and not all(map(is_outline, (*shape.outlines, *shape.holes))):
                 raise ValueError(
                     f"`{self.source}` must have outlines of x and y in pixels, but its object {number}, "
                     f"{shape.label}, has no points, or some that are none or far beyond the photo; draw it again."
@@ -114,9 +114,17 @@ def _is_size(size):
     return all(type(number) is int and number > 0 for number in size) and math.prod(size) <= MAX_PIXELS
 
 
-def _is_outline(points):
-    """Whether points are some pairs of numbers; where all are compared, NaN is none."""
-    return points.ndim == 2 and points.shape[1] == 2 and len(points) > 0 and (np.abs(points) < MAX_PIXELS).all()
+def is_outline(points: np.ndarray) -> bool:
+    """Whether points may be on a photo.
+
+    Args:
+        points (`np.ndarray`): what a file has for x and y, in pixels.
+
+    Returns:
+        `bool`: there are some, all are pairs of numbers, and none is so far away that it must be a mistake.
+    """
+    is_list = points.ndim == 2 and points.shape[1] == 2 and len(points) > 0
+    return is_list and bool((np.abs(points) < MAX_PIXELS).all())  # NaN is less than nothing
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,9 +95,8 @@ def _class_file(place):
     """The file that names the classes: a YAML with `names` or `nc`, or `classes.txt`."""
     files = [place] if place.is_file() else [*sorted(place.glob("*.y*ml"))[:3], place / "classes.txt"]
     for file in files:
-        if file.suffix in (".yaml", ".yml") and re.search(
-            r"^(names|nc)\s*:", file.read_text("utf-8-sig", "replace"), re.M
-        ):
+        text = file.read_text("utf-8-sig", "replace") if file.suffix in (".yaml", ".yml") else ""
+        if re.search(r"^(names|nc)\s*:", text, re.M):
             return file
         if file.name == "classes.txt" and file.is_file() and any(file.parent.rglob("labels/**/*.txt")):
             return file
