@@ -3,6 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
+from offseg_hf.data.formats.damage import read_text
 from offseg_hf.data.formats.mask_tables import (
     datumaro_table,
     labels_of_masks,
@@ -54,7 +55,7 @@ def read(place: Path) -> Labels:
 
 def _listed(file):
     """(photo, mask or `None`, split) of each line of a list: two paths, in quotes where they have blanks."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     lines = [[quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', line)] for line in lines]
     if not any(len(line) == 2 for line in lines) or not all(
         line[0].lower().endswith(IMAGE_SUFFIXES) for line in lines

@@ -69,6 +69,11 @@ def match_classes(
             )
         classes.append(background)
     _check_agreement(labels, classes, meaning, background, names is not None)
+    if not classes:
+        raise ValueError(
+            "`labels` must have two classes to tell apart, and the files name none; label objects in the tool, and "
+            "export again."
+        )
     if len(classes) == 1:
         raise ValueError(
             f"`labels` must have two classes to tell apart, got {classes[0]} alone, and what is not labelled is "

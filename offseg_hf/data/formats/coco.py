@@ -17,6 +17,7 @@ from offseg_hf.data.formats.coco_files import (
     read_document,
     split_of,
 )
+from offseg_hf.data.formats.damage import naming
 from offseg_hf.data.formats.photos import PhotoFolder
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape
 from offseg_hf.data.formats.run_lengths import decode_run_lengths
@@ -56,7 +57,7 @@ def read(place: Path) -> Labels:
         categories += document["categories"]
         names, images = category_names(file, document), images_by_id(file, document)
         fill = "corners"
-        if _has_pixel_centres(document["annotations"]):
+        if sum(_vote_for_centres(annotation, file) for annotation in document["annotations"]) > 0:
             fill = "opencv"
             notes.append(CENTRES_NOTE.format(name=file.name))
         shapes: dict[Any, list[Shape]] = defaultdict(list)
@@ -64,7 +65,8 @@ def read(place: Path) -> Labels:
             image = look_up(images, annotation, "image_id", file)
             name = look_up(names, annotation, "category_id", file)
             used.add(name)
-            shapes[image["id"]] += _shapes(annotation, name, image, fill, file)
+            with naming(file, f"annotation {annotation.get('id')}, {name}, of {image['file_name']},"):
+                shapes[image["id"]] += _shapes(annotation, name, image, fill, file)
         for image_id, image in images.items():
             source = f"{file.name}, {image['file_name']}"
             photo, split = find_photo(photos, image["file_name"], file), split_of(file, photos.folder)
@@ -85,7 +87,7 @@ def _shapes(annotation, name, image, fill, file):
     """The object of an annotation: one shape, or none if it has no pixels."""
     segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
     called = f"annotation {annotation.get('id')}, {name}, of {image['file_name']}"
-    if isinstance(segmentation, dict):
+    if isinstance(segmentation, dict) and segmentation:
         return _pixels(segmentation, name, image, f"`{file}` must hold whole masks, but {called},")
     if segmentation and not isinstance(segmentation[0], list):
         segmentation = [segmentation]
@@ -112,7 +114,9 @@ def _shapes(annotation, name, image, fill, file):
 
 def _pixels(segmentation, name, image, subject):
     """The object of run lengths, checked as far as needs no decoding."""
-    counts, size = segmentation.get("counts"), tuple(segmentation.get("size") or ())
+    counts, size = segmentation["counts"], tuple(segmentation.get("size") or ())
+    if not isinstance(counts, (list, str)):
+        raise ValueError("`counts` is no list or text")
     if not counts:
         return []
     if len(size) != 2 or size != (image_size(image) or size):
@@ -128,26 +132,25 @@ def _pixels(segmentation, name, image, subject):
     return [Bitmap(name, (counts, size), decode_run_lengths)]
 
 
-def _has_pixel_centres(annotations):
-    """Whether outlines go through the outermost pixels: most areas are then counts of the pixels on and in them.
+def _vote_for_centres(annotation, file):
+    """Whether an outline goes through the outermost pixels: 1 if so, -1 if not, 0 where its area does not tell.
 
-    By Pick's theorem these are A + B/2 + 1, where A is the area within an outline through whole numbers and B counts
-    the pixels on it. An area that is the box's, as in Roboflow's files, tells nothing.
+    The area is then the count of the pixels on and in it. By Pick's theorem these are A + B/2 + 1, where A is the area
+    within an outline through whole numbers and B counts the pixels on it. An area that is the box's, as in Roboflow's
+    files, tells nothing.
     """
-    votes = 0
-    for annotation in annotations:
-        segmentation, area, box = (annotation.get(key) for key in ("segmentation", "area", "bbox"))
-        if not area or not isinstance(segmentation, list) or len(segmentation) != 1:
-            continue
+    segmentation, area, box = (annotation.get(key) for key in ("segmentation", "area", "bbox"))
+    if not area or not isinstance(segmentation, list) or len(segmentation) != 1:
+        return 0
+    with naming(file, f"annotation {annotation.get('id')}"):
         if (
             any(number % 1 for number in segmentation[0])
             or len(segmentation[0]) % 2
             or (box and area == box[2] * box[3])
         ):
-            continue
+            return 0
         outline = np.array(segmentation[0], np.int64).reshape(-1, 2)
         way = np.roll(outline, -1, axis=0) - outline
         within = abs(int((outline[:, 0] * way[:, 1] - outline[:, 1] * way[:, 0]).sum())) / 2
         with_edges = within + int(np.gcd(way[:, 0], way[:, 1]).sum()) / 2 + 1
-        votes += 1 if abs(area - with_edges) < abs(area - within) else -1
-    return votes > 0
+        return 1 if abs(area - with_edges) < abs(area - within) else -1

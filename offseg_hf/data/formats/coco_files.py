@@ -1,16 +1,16 @@
 """What COCO's JSONs of objects and of segments have in common: files, classes, photos, splits."""
 
-import json
+import mmap
 import re
 from pathlib import Path
 from typing import Any
 
+from offseg_hf.data.formats.damage import read_json
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split
 
 # What a JSON lists → what such files are called, beside captions and keypoints of the same photos.
 NAMES = {"objects": ("instances", "_annotations.coco"), "segments": ("panoptic",)}
-PEEK = 1 << 16  # bytes of its beginning and of its end that tell what a file is: COCO's own have hundreds of megabytes
 MAX_FILES = 12  # of a folder that are looked at, whatever their names: where there are more, it is one per photo
 
 
@@ -34,16 +34,14 @@ def coco_files(place: Path, listed: str) -> list[Path]:
 
 
 def _listed(file):
-    """What a file lists, by its beginning and end: "objects", "segments", or None where it is no COCO JSON."""
-    if file.suffix.lower() != ".json":
+    """What a file lists: "objects", "segments", or None where it is no COCO JSON."""
+    if file.suffix.lower() != ".json" or not file.stat().st_size:
         return None
-    with file.open("rb") as opened:
-        peeked = opened.read(PEEK)
-        opened.seek(max(len(peeked), file.stat().st_size - PEEK))
-        peeked += opened.read()
-    if b'"images"' not in peeked or b'"categories"' not in peeked:
-        return None
-    return "segments" if b'"segments_info"' in peeked else "objects"
+    # Label Studio has the categories in the middle, behind as many images as there are.
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b'"images"') < 0 or content.find(b'"categories"') < 0:
+            return None
+        return "segments" if content.find(b'"segments_info"') >= 0 else "objects"
 
 
 def read_document(file: Path) -> dict[str, Any]:
@@ -58,20 +56,24 @@ def read_document(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON, or lacks what these must have.
     """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"`{file}` must be JSON, but cannot be read ({error}); export it again.") from error
+    document = read_json(file)
     wanted = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("image_id",)}
     for name, keys in wanted.items():
-        listed = document.get(name)
-        lacking = next((one for one in listed if not all(key in one for key in keys)), None) if listed else None
-        if listed is None or lacking is not None:
+        listed = document.get(name) if isinstance(document, dict) else None
+        lacking = [one for one in listed if not _has(one, keys)] if isinstance(listed, list) else [listed]
+        if lacking:
             raise ValueError(
-                f"`{file}` must have a list `{name}`, each with {' and '.join(keys)}, got {str(lacking)[:100]}; "
+                f"`{file}` must have a list `{name}`, each with {' and '.join(keys)}, got {str(lacking[0])[:100]}; "
                 "export objects with their outlines."
             )
     return document
+
+
+def _has(one, keys):
+    """Whether an entry has keys: ids are text or numbers, names are text."""
+    return isinstance(one, dict) and all(
+        isinstance(one.get(key), (str, int, float) if key.endswith("id") else str) and one[key] != "" for key in keys
+    )
 
 
 def category_names(file: Path, document: dict[str, Any]) -> dict[Any, str]:
@@ -138,7 +140,7 @@ def look_up(known: dict[Any, Any], annotation: dict[str, Any], key: str, file: P
     Raises:
         ValueError: there is none.
     """
-    if annotation.get(key) not in known:
+    if not isinstance(annotation.get(key), (str, int, float)) or annotation[key] not in known:
         raise ValueError(
             f"`{file}` must list what its annotations are of, but `{key}` {annotation.get(key)!r} of annotation "
             f"{annotation.get('id')} is not among its {'images' if key == 'image_id' else 'categories'}; add it, or "

@@ -14,6 +14,7 @@ from offseg_hf.data.formats.coco_files import (
     read_document,
     split_of,
 )
+from offseg_hf.data.formats.damage import naming
 from offseg_hf.data.formats.photos import PhotoFolder
 from offseg_hf.data.formats.records import LabelledPhoto, Labels, Pixels
 
@@ -57,9 +58,10 @@ def read(place: Path) -> Labels:
                 raise ValueError(
                     f"`{file}` must have one annotation per photo, but {image['file_name']} has two; remove one."
                 )
-            source = f"{file.name}, {annotation['file_name']}"
-            colours = _colours(annotation, names, file)
-            pixels[image["id"]] = Pixels(maps.find(annotation["file_name"], source), colours)
+            with naming(file, f"the annotation of {image['file_name']}"):
+                source = f"{file.name}, {annotation['file_name']}"
+                colours = _colours(annotation, names, file)
+                pixels[image["id"]] = Pixels(maps.find(annotation["file_name"], source), colours)
         for image_id, image in images.items():
             shapes = (pixels[image_id],) if image_id in pixels else ()
             photo, split = find_photo(photos, image["file_name"], file), split_of(file, photos.folder)

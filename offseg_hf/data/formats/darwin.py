@@ -1,12 +1,12 @@
 """V7 Darwin's JSON 2.0, one file per photo: https://docs.v7labs.com/reference/darwin-json."""
 
 import itertools
-import json
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from offseg_hf.data.formats.damage import naming, read_json
 from offseg_hf.data.formats.photos import PhotoFolder
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon
 
@@ -49,32 +49,37 @@ def read(place: Path) -> Labels:
         ValueError: a file is of a video or of several pictures, or has boxes and points alone.
     """
     photos = PhotoFolder(_photo_folder(place))
-    labelled, names = [], set()
+    labelled = []
     left_out: Counter[str] = Counter()
     for file in _files(place):
         if not _is_ours(file):
             continue
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-        item = document["item"]
-        slots = item["slots"]
-        if len(slots) != 1 or slots[0].get("type") == "video" or slots[0].get("frame_count", 1) > 1:
-            raise ValueError(
-                f"`{file}` must be of one picture, got {len(slots)} slots of type "
-                f"{', '.join(str(slot.get('type')) for slot in slots)}; export pictures alone."
-            )
-        if not (slots[0].get("height") and slots[0].get("width")):
-            raise ValueError(f"`{file}` must have height and width of its picture, and has none; export it again.")
-        size = (slots[0]["height"], slots[0]["width"])
-        shapes = _shapes(document["annotations"], size, file, left_out)
-        names |= {shape.label for shape in shapes}
-        photo = photos.find(_photo_name(item), file.name)
-        labelled.append(LabelledPhoto(photo, file.name, tuple(shapes), size))
+        document = read_json(file)
+        with naming(file):
+            labelled.append(_labelled_photo(document, file, photos, left_out))
+    names = {shape.label for one in labelled for shape in one.shapes}
     counted = ", ".join(f"{count} of type {kind}" for kind, count in sorted(left_out.items()))
     if counted and not names:
         raise ValueError(f"`{place}` must have polygons or masks, got {counted}; convert them to polygons.")
     notes = [f"As in Darwin's own masks, some objects are left out: {counted}."] if counted else []
     ordered = tuple(sorted(names, key=lambda name: (name.lower(), name)))  # that of Darwin's masks
     return Labels(ordered, tuple(labelled), is_complete=False, notes=tuple(notes))
+
+
+def _labelled_photo(document, file, photos, left_out):
+    item = document["item"]
+    slots = item["slots"]
+    if len(slots) != 1 or slots[0].get("type") == "video" or slots[0].get("frame_count", 1) > 1:
+        raise ValueError(
+            f"`{file}` must be of one picture, got {len(slots)} slots of type "
+            f"{', '.join(str(slot.get('type')) for slot in slots)}; export pictures alone."
+        )
+    if not (slots[0].get("height") and slots[0].get("width")):
+        raise ValueError(f"`{file}` must have height and width of its picture, and has none; export it again.")
+    size = (slots[0]["height"], slots[0]["width"])
+    shapes = _shapes(document["annotations"], size, file, left_out)
+    photo = photos.find(_photo_name(item), file.name)
+    return LabelledPhoto(photo, file.name, tuple(shapes), size)
 
 
 def _files(place):
@@ -116,21 +121,27 @@ def _shapes(annotations, size, file, left_out) -> list[Polygon | Bitmap]:
     window = _window([one["bounding_box"] for one in annotations if "bounding_box" in one], size)
     names = {one.get("id"): one["name"].strip() for one in annotations if "mask" in one}
     shapes: list[Polygon | Bitmap] = []
-    for one in annotations:
-        name = one["name"].strip()
-        if "frames" in one:
-            raise ValueError(f"`{file}` must be of one picture, but {name} has frames; export pictures alone.")
-        if "polygon" in one:
-            paths = one["polygon"].get("paths") or [one["polygon"]["path"]]
-            outlines = [np.array([(point["x"], point["y"]) for point in path], float) for path in paths]
-            shapes.append(_polygon(name, outlines, window))
-        elif "ellipse" in one:
-            shapes.append(_polygon(name, [_ellipse(one["ellipse"])], window))
-        elif "raster_layer" in one:
-            shapes += _masks(one["raster_layer"], names, size, file)
-        else:
-            left_out.update([kind for kind in LEFT_OUT if kind in one][:1])
+    for number, one in enumerate(annotations, start=1):
+        with naming(file, f"its object {number}"):
+            shapes += _shapes_of(one, names, window, size, file, left_out)
     return shapes
+
+
+def _shapes_of(one, names, window, size, file, left_out):
+    """What is drawn of an object."""
+    name = one["name"].strip()
+    if "frames" in one:
+        raise ValueError(f"`{file}` must be of one picture, but {name} has frames; export pictures alone.")
+    if "polygon" in one:
+        paths = one["polygon"].get("paths") or [one["polygon"]["path"]]
+        outlines = [np.array([(point["x"], point["y"]) for point in path], float) for path in paths]
+        return [_polygon(name, outlines, window)]
+    if "ellipse" in one:
+        return [_polygon(name, [_ellipse(one["ellipse"])], window)]
+    if "raster_layer" in one:
+        return _masks(one["raster_layer"], names, size, file)
+    left_out.update([kind for kind in LEFT_OUT if kind in one][:1])
+    return []
 
 
 def _window(boxes, size):
@@ -142,6 +153,8 @@ def _window(boxes, size):
 
 def _polygon(name, outlines, window):
     first, last = window
+    if not all(np.isfinite(one).all() for one in outlines):
+        raise ValueError("a point is no pair of numbers")  # which clipping would hide
     return Polygon(name, tuple(np.rint(one.clip(first, last) - first) + first for one in outlines), fill="darwin")
 
 

@@ -77,7 +77,7 @@ class DrawnMask:
         return self._drawn()[1]
 
     def _drawn(self):
-        dtype = np.uint8 if max(*self.class_ids.values(), self.unlabelled_id) <= IGNORE_INDEX else np.uint16
+        dtype = np.uint8 if max([*self.class_ids.values(), self.unlabelled_id]) <= IGNORE_INDEX else np.uint16
         shapes = self.labelled.shapes
         if shapes and isinstance(shapes[0], Pixels):
             return self._class_ids_of(shapes[0]).astype(dtype), None

@@ -1,6 +1,5 @@
 """Label Studio's "JSON": tasks with polygons, brushes, boxes and ellipses, in percent of the picture."""
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from offseg_hf.data.formats.beginnings import annotation_files, read_beginnings
+from offseg_hf.data.formats.damage import naming, read_json
 from offseg_hf.data.formats.outlines import box_outline, ellipse_outline, turned
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape
@@ -58,15 +58,16 @@ def read(place: Path) -> Labels:
     labelled = []
     noted: Counter[str] = Counter()
     for source, task in _tasks(place, folder):
-        annotations = _submitted(task)
-        noted["tasks left out, since no annotation was submitted"] += not annotations
-        noted["tasks with several annotations, of which the ground truth was taken, else the newest"] += (
-            len(annotations) > 1
-        )
-        if annotations:
-            results = annotations[0].get("result") or []
-            noted["keypoints left out, since they hold no pixels"] += sum(map(_is_keypoint, results))
-            labelled.append(_labelled_photo(source, task["data"], _regions(results, source), photos, uploads))
+        with naming(source):
+            annotations = _submitted(task)
+            noted["tasks left out, since no annotation was submitted"] += not annotations
+            noted["tasks with several annotations, of which the ground truth was taken, else the newest"] += (
+                len(annotations) > 1
+            )
+            if annotations:
+                results = annotations[0].get("result") or []
+                noted["keypoints left out, since they hold no pixels"] += sum(map(_is_keypoint, results))
+                labelled.append(_labelled_photo(source, task["data"], _regions(results, source), photos, uploads))
     names = tuple(sorted({shape.label for one in labelled for shape in one.shapes}))
     notes = tuple(f"{what}: {count}" for what, count in noted.items() if count)
     return Labels(names, tuple(labelled), is_complete=False, notes=notes)
@@ -76,10 +77,7 @@ def _tasks(place, folder):
     """(what errors call it, task) for each task, also of a storage, which has a file for each annotation."""
     stored: dict[Any, tuple[str, dict]] = {}
     for file in annotation_files(place, ".json"):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise ValueError(f"`{file}` must be a JSON file, and is damaged ({error}); export it again.") from error
+        content = read_json(file)
         for number, task in enumerate(content if isinstance(content, list) else [content], start=1):
             if not isinstance(task, dict):
                 continue
@@ -115,12 +113,13 @@ def _regions(results, source):
     """What is drawn, in its order: (first result, its label). Geometry and label may be results with the same id."""
     by_id: dict[Any, list[dict]] = {}
     for number, result in enumerate(results):
-        if isinstance(result.get("value"), dict) and not _is_keypoint(result):
+        if "value" in result and not _is_keypoint(result):
             by_id.setdefault(result.get("id", number), []).append(result)
     for group in by_id.values():
-        values = [item for result in group for item in result["value"].items()]
-        labels = list(dict.fromkeys(label for key, value in values if key.endswith("labels") for label in value))
-        if not labels and _kind(group[0]["value"]) is None:
+        with naming(source, f"its region {group[0].get('id')}"):
+            values = [item for result in group for item in result["value"].items()]
+            labels = list(dict.fromkeys(label for key, value in values if key.endswith("labels") for label in value))
+        if not labels and _kind(group[0]["value"]) is None and not str(group[0].get("type")).endswith("labels"):
             continue  # an answer about the whole picture
         if len(labels) != 1:
             raise ValueError(

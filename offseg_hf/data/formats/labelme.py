@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import math
 import re
 import sys
@@ -14,9 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from offseg_hf.data.formats.beginnings import annotation_files, read_beginnings
+from offseg_hf.data.formats.damage import naming, read_json, read_text
 from offseg_hf.data.formats.drawing import upright_size
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
-from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape
+from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon, Shape, is_outline
 
 NAMES_FILE = "labels.txt"
 # Width of lines and radius of points in pixels: `labelme.utils.shape_to_mask` of labelme 6.3.1.
@@ -67,21 +67,13 @@ def read(place: Path) -> Labels:
     photos = PhotoFolder(folder)
     labelled = []
     for file in annotation_files(place, ".json"):
-        content = _load(file)
-        if isinstance(content, dict) and "shapes" in content:
-            labelled.append(_labelled_photo(file, content, folder, photos))
+        content = read_json(file)
+        if isinstance(content, dict) and content.keys() & {"shapes", "imagePath"}:
+            with naming(file):
+                labelled.append(_labelled_photo(file, content, folder, photos))
     found = {shape.label: one.source for one in labelled for shape in one.shapes}
     names, is_complete = _names(folder, found)
     return Labels(names, tuple(labelled), is_complete)
-
-
-def _load(file):
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(
-            f"`{file}` must be a JSON file, and is damaged ({error}); save it again in labelme."
-        ) from error
 
 
 def _labelled_photo(file, content, folder, photos):
@@ -89,8 +81,11 @@ def _labelled_photo(file, content, folder, photos):
     size = content.get("imageHeight"), content.get("imageWidth")
     labelled = LabelledPhoto(photo, str(file.relative_to(folder)), (), size if all(size) else None)
     size = labelled.size or upright_size(labelled)
-    shapes = tuple(_shape(shape, number, file, size) for number, shape in enumerate(content["shapes"], start=1))
-    return LabelledPhoto(photo, labelled.source, shapes, size)
+    shapes = []
+    for number, shape in enumerate(content["shapes"], start=1):
+        with naming(file, f"its object {number}"):
+            shapes.append(_shape(shape, number, file, size))
+    return LabelledPhoto(photo, labelled.source, tuple(shapes), size)
 
 
 def _find_photo(file, content, folder, photos):
@@ -113,7 +108,7 @@ def _names(folder, found) -> tuple[tuple[str, ...], bool]:
     lists = [place / NAMES_FILE for place in (folder, folder.parent) if (place / NAMES_FILE).is_file()]
     if not lists:
         return tuple(sorted(found)), False
-    lines = [line.strip() for line in lists[0].read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in read_text(lists[0]).splitlines()]
     names = tuple(dict.fromkeys(line for line in lines if line))
     if missing := sorted(found.keys() - set(names)):
         raise ValueError(
@@ -130,7 +125,7 @@ def _shape(shape: dict[str, Any], number: int, file: Path, size: tuple[int, int]
         outline = np.array(points, float).reshape(-1, 2)
     except ValueError:
         outline = np.empty((0, 2))
-    if not isinstance(label, str) or len(outline) not in NUM_POINTS.get(kind, ()) or not np.isfinite(outline).all():
+    if not isinstance(label, str) or len(outline) not in NUM_POINTS.get(kind, ()) or not is_outline(outline):
         raise ValueError(
             f"`{file}` must hold figures that labelme draws, but its object {number}, {label}, is a {kind} with "
             f"{len(outline)} points; open it in labelme, delete the object or draw it as a polygon, and save it."

@@ -1,13 +1,13 @@
 """Tables beside masks that are stored as pictures: which id or colour is which class."""
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from offseg_hf.data.formats.classes import is_unlabelled
+from offseg_hf.data.formats.damage import naming, read_json, read_text
 from offseg_hf.data.formats.records import LabelledPhoto, Labels, Pixels
 from offseg_hf.data.formats.refusals import refuse_mask
 from offseg_hf.data.layouts import IMAGE_SUFFIXES
@@ -75,6 +75,8 @@ def make_table(entries: Sequence[tuple[str, Colour | None]], file: Path, backgro
     """
     if not entries:
         raise ValueError(f"`{file}` must list the classes, one a line, and lists none; export the masks again.")
+    if not all(isinstance(name, str) and name for name, _ in entries):
+        raise ValueError(f"`{file}` must have a name for each class, but one has none; write it there.")
     has_own_colours = any(colour is not None for _, colour in entries)
     if background_first:
         fitting = [entry for entry in entries if entry[1] == BLACK] + [e for e in entries if e[0] == "background"]
@@ -198,11 +200,13 @@ def read_dataset_meta(file: Path, background_first: bool = False) -> MaskTable:
     Raises:
         ValueError: the table cannot be right, see [`make_table`].
     """
-    meta = json.loads(file.read_text(encoding="utf-8"))
-    names = meta.get("label_map") or dict(enumerate(meta.get("labels", [])))
-    names = [name for _, name in sorted(names.items(), key=lambda entry: int(entry[0]))]
-    colours = meta.get("segmentation_colors") or [""] * len(names)
-    entries = [(name, _colour(colour or [""], str(meta), file)) for name, colour in zip(names, colours, strict=True)]
+    meta = read_json(file)
+    with naming(file):
+        names = meta.get("label_map") or dict(enumerate(meta.get("labels", [])))
+        names = [name for _, name in sorted(names.items(), key=lambda entry: int(entry[0]))]
+        colours = meta.get("segmentation_colors") or [""] * len(names)
+        colours = [_colour(colour or [""], str(meta), file) for colour in colours]
+        entries = list(zip(names, colours, strict=True))
     return make_table(entries, file, background_first)
 
 
@@ -246,20 +250,26 @@ def csv_rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         `list[dict[str, str]]`: column → cell, for each row.
 
     Raises:
-        ValueError: a column lacks.
+        ValueError: a column lacks, or a cell of one.
     """
-    lines = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True))
+    lines = list(csv.reader(read_text(file).splitlines(), skipinitialspace=True))
     header = [cell.strip() for cell in lines[0]] if lines else []
     if missing := [column for column in columns if column not in header]:
         raise ValueError(
             f"`{file}` must have the columns {', '.join(columns)}, but {', '.join(missing)} is missing (it has "
             f"{', '.join(header)}); correct its first line."
         )
-    return [dict(zip(header, (cell.strip() for cell in line))) for line in lines[1:] if line]
+    rows = [dict(zip(header, (cell.strip() for cell in line))) for line in lines[1:] if any(map(str.strip, line))]
+    for row in rows:
+        if not all(row.get(column) for column in columns):
+            raise ValueError(
+                f"`{file}` must have {', '.join(columns)} in each line, got {','.join(row.values())!r}; correct it."
+            )
+    return rows
 
 
 def _lines(file, comment="#"):
-    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+    lines = (line.strip() for line in read_text(file).splitlines())
     return [line for line in lines if line and not (comment and line.startswith(comment))]
 
 

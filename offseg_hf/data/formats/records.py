@@ -1,11 +1,14 @@
 """What a tool's labels say, whatever its format: photos, and the shapes on each, the later over the earlier."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+MAX_PIXELS = 1 << 30  # of a photo, and how far from its corner a point may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,9 @@ class LabelledPhoto:
         size (`tuple[int, int]`, *optional*): height and width in pixels of the picture that the shapes lie on, as the
             labels say; by default the photo's own, upright as its EXIF orientation asks.
         split (`str`): the split that it belongs to; `"train"` where the labels know of none.
+
+    Raises:
+        ValueError: the size is none, or an object has no name or no outline.
     """
 
     photo: Path
@@ -84,6 +90,41 @@ class LabelledPhoto:
     shapes: tuple[Shape, ...]
     size: tuple[int, int] | None = None
     split: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not _is_size(self.size):
+            raise ValueError(
+                f"`{self.source}` must have height and width of its photo in whole pixels, got {self.size}; correct "
+                "them, or label the photo again."
+            )
+        for number, shape in enumerate(self.shapes, start=1):
+            if not isinstance(shape, Pixels) and not (isinstance(shape.label, str) and shape.label.strip()):
+                raise ValueError(
+                    f"`{self.source}` must have a name for the class of each object, got {shape.label!r} for its "
+                    f"object {number}; give it one in the tool."
+                )
+            if isinstance(shape, Polygon) and not all(map(is_outline, (*shape.outlines, *shape.holes))):
+                raise ValueError(
+                    f"`{self.source}` must have outlines of x and y in pixels, but its object {number}, "
+                    f"{shape.label}, has no points, or some that are none or far beyond the photo; draw it again."
+                )
+
+
+def _is_size(size):
+    return all(type(number) is int and number > 0 for number in size) and math.prod(size) <= MAX_PIXELS
+
+
+def is_outline(points: np.ndarray) -> bool:
+    """Whether points may be on a photo.
+
+    Args:
+        points (`np.ndarray`): what a file has for x and y, in pixels.
+
+    Returns:
+        `bool`: there are some, all are pairs of numbers, and none is so far away that it must be a mistake.
+    """
+    is_list = points.ndim == 2 and points.shape[1] == 2 and len(points) > 0
+    return is_list and bool((np.abs(points) < MAX_PIXELS).all())  # NaN is less than nothing
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ def find(place: Path) -> bool:
         `bool`
     """
     tables = [place / TABLE, *place.glob(f"*/{TABLE}")] if place.is_dir() else []
-    return any(table.is_file() and table.read_text(encoding="utf-8-sig").startswith(ID) for table in tables)
+    return any(table.is_file() and table.read_text("utf-8-sig", "replace").startswith(ID) for table in tables)
 
 
 def read(place: Path) -> Labels:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from offseg_hf.data.formats.damage import naming, read_json
 from offseg_hf.data.formats.photos import PhotoFolder
 from offseg_hf.data.formats.records import Bitmap, LabelledPhoto, Labels, Polygon
 from offseg_hf.data.naming import SPLIT_SPELLINGS, canonical_split
@@ -41,28 +41,17 @@ def read(place: Path) -> Labels:
         ValueError: a file has what cannot be drawn, or a class that the project lacks.
     """
     folder = place if place.is_dir() else place.parent
-    names = [one["title"] for one in _read_json(folder / "meta.json")["classes"]]
+    with naming(folder / "meta.json"):
+        names = [one["title"] for one in read_json(folder / "meta.json")["classes"]]
     labelled = []
     thin: Counter[str] = Counter()
     for annotations in sorted(one for one in folder.rglob("ann") if one.is_dir()):
         photos = PhotoFolder(annotations.parent / "img")
         for file in sorted(annotations.glob("*.json")):
-            document = _read_json(file)
-            if "framesCount" in document or not all(key in document for key in ("objects", "size")):
-                raise ValueError(f"`{file}` must be of a picture, with `size` and `objects`; export pictures alone.")
-            source, shapes = str(file.relative_to(folder)), []
-            for number, one in enumerate(document["objects"], start=1):
-                kind = one["geometryType"]
-                if one["classTitle"] not in names:
-                    raise ValueError(
-                        f"`{file}` must have classes of `meta.json` ({', '.join(names)}), but that of its object "
-                        f"{number} is {one['classTitle']}; export the project again."
-                    )
-                if kind in THIN:
-                    thin[kind] += 1
-                else:
-                    shapes.append(_shape(one, kind, f"`{file}` must have what can be drawn, but its object {number}"))
-            size = (document["size"]["height"], document["size"]["width"])
+            document, source = read_json(file), str(file.relative_to(folder))
+            with naming(file):
+                shapes = _shapes(document, names, file, thin)
+                size = (document["size"]["height"], document["size"]["width"])
             photo = photos.find(file.name.removesuffix(".json"), source)
             split = _split(annotations.parent.relative_to(folder))
             labelled.append(LabelledPhoto(photo, source, tuple(shapes), size, split))
@@ -70,12 +59,24 @@ def read(place: Path) -> Labels:
     return Labels(tuple(names), tuple(labelled), notes=tuple(notes))
 
 
-def _read_json(file):
-    """What a file says."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"`{file}` must be JSON, but cannot be read ({error}); export it again.") from error
+def _shapes(document, names, file, thin) -> list[Polygon | Bitmap]:
+    """What is drawn on a picture; `thin` counts the rest."""
+    if "framesCount" in document or not all(key in document for key in ("objects", "size")):
+        raise ValueError(f"`{file}` must be of a picture, with `size` and `objects`; export pictures alone.")
+    shapes = []
+    for number, one in enumerate(document["objects"], start=1):
+        with naming(file, f"its object {number}"):
+            kind = one["geometryType"]
+            if one["classTitle"] not in names:
+                raise ValueError(
+                    f"`{file}` must have classes of `meta.json` ({', '.join(map(str, names))}), but that of its "
+                    f"object {number} is {one['classTitle']}; export the project again."
+                )
+            if kind in THIN:
+                thin[kind] += 1
+            else:
+                shapes.append(_shape(one, kind, f"`{file}` must have what can be drawn, but its object {number}"))
+    return shapes
 
 
 def _split(folders):
@@ -92,7 +93,7 @@ def _shape(one, kind, subject) -> Polygon | Bitmap:
     """The shape of an object."""
     name = one["classTitle"]
     if kind == "bitmap":
-        left, top = one["bitmap"]["origin"]
+        left, top = map(int, one["bitmap"]["origin"])
         return Bitmap(name, one["bitmap"]["data"], decode_bitmap, left, top)
     if kind not in ("polygon", "rectangle"):
         raise ValueError(f"{subject}, {name}, is of type {kind}; convert it to a polygon or a mask in Supervisely.")

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from offseg_hf.data.formats.damage import read_text
 from offseg_hf.data.formats.mask_tables import (
     VOID,
     PhotosByStem,
@@ -89,7 +90,7 @@ def _entries(root, folder):
     photos = PhotosByStem(root, sorted(root.glob("Segmentation*")))
     names_by_split: dict[str, list[str]] = {}
     for file in sorted((root / LISTS).glob("*.txt")):
-        names = [line.strip().strip('"') for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip().strip('"') for line in read_text(file).splitlines() if line.strip()]
         names_by_split[file.stem] = names
     both = names_by_split.pop("trainval", [])
     listed = {name for names in names_by_split.values() for name in names}

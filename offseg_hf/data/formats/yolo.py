@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from offseg_hf.data.formats.damage import naming, read_text
 from offseg_hf.data.formats.drawing import upright_size
 from offseg_hf.data.formats.photos import PhotoFolder, photo_path
 from offseg_hf.data.formats.records import LabelledPhoto, Labels, Polygon
@@ -42,13 +43,15 @@ def read(place: Path) -> Labels:
     """
     source = _class_file(place)
     assert source is not None  # `find` said so
-    document = _read_yaml(source) if source.suffix != ".txt" else {}
-    names = _class_names(source, document)
+    with naming(source):
+        document = _read_yaml(source) if source.suffix != ".txt" else {}
+        names = _class_names(source, document)
+        photos = _photos(source, document)
     labelled: dict[Path, LabelledPhoto] = {}
     used: set[Path] = set()
     # Label Studio calls a file after the photo's address where it does not copy photos.
     addresses = {photo_path(file.name).stem: file for file in source.parent.rglob("*[?]*.txt")}
-    for photo, split in _photos(source, document):
+    for photo, split in photos:
         file = _label_file(photo)
         file = file if file.is_file() else addresses.get(photo.stem, file)
         if not file.is_file():
@@ -61,7 +64,7 @@ def read(place: Path) -> Labels:
             )
         called = str(file.relative_to(source.parent)) if file.is_relative_to(source.parent) else str(file)
         size = upright_size(LabelledPhoto(photo, called, ()))
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file).splitlines()
         shapes = [
             _shape(line.split(), names, size, f"`{file}` must have lines of a class and the x and y of an outline, ")
             for line in lines
@@ -92,7 +95,8 @@ def _class_file(place):
     """The file that names the classes: a YAML with `names` or `nc`, or `classes.txt`."""
     files = [place] if place.is_file() else [*sorted(place.glob("*.y*ml"))[:3], place / "classes.txt"]
     for file in files:
-        if file.suffix in (".yaml", ".yml") and re.search(r"^(names|nc)\s*:", file.read_text("utf-8-sig"), re.M):
+        text = file.read_text("utf-8-sig", "replace") if file.suffix in (".yaml", ".yml") else ""
+        if re.search(r"^(names|nc)\s*:", text, re.M):
             return file
         if file.name == "classes.txt" and file.is_file() and any(file.parent.rglob("labels/**/*.txt")):
             return file
@@ -102,7 +106,7 @@ def _class_file(place):
 def _read_yaml(file) -> dict[str, Any]:
     """What a YAML file says, if that is a table."""
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        document = yaml.safe_load(read_text(file))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"`{file}` must be YAML, but cannot be read ({error}); correct it.") from error
     return document if isinstance(document, dict) else {}
@@ -111,7 +115,7 @@ def _read_yaml(file) -> dict[str, Any]:
 def _class_names(file, document) -> list[str]:
     """Names by class number."""
     if file.suffix == ".txt":
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     else:
         listed = document.get("names") or [f"class_{number}" for number in range(int(document["nc"]))]
         listed = listed if isinstance(listed, dict) else dict(enumerate(listed))
@@ -141,7 +145,7 @@ def _photos(file, document):
                 continue  # Roboflow lists a test split that it does not have
             if place.is_file():
                 photos = PhotoFolder(place.parent)
-                lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+                lines = [line.strip() for line in read_text(place).splitlines()]
                 found += [(photos.find(line, place.name), canonical_split(key)) for line in lines if line]
             else:
                 found += [(photo, canonical_split(key)) for photo in _pictures(place)]

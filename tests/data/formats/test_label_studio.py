@@ -306,7 +306,7 @@ def test_json_min_is_an_error(tmp_path):
 
 def test_error_when_a_file_is_damaged(tmp_path):
     (tmp_path / "export.json").write_text('[{"data": {')
-    with pytest.raises(ValueError, match=r"export\.json` must be a JSON file, and is damaged"):
+    with pytest.raises(ValueError, match=r"export\.json` must be JSON, but cannot be read"):
         label_studio.read(tmp_path)
 
 

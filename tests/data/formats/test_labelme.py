@@ -230,7 +230,7 @@ def test_error_when_labelme_would_not_draw_a_figure(shape, found, tmp_path):
 
 def test_error_when_a_file_is_damaged(tmp_path):
     (tmp_path / "a.json").write_text('{"shapes": [')
-    with pytest.raises(ValueError, match=r"a\.json` must be a JSON file, and is damaged"):
+    with pytest.raises(ValueError, match=r"a\.json` must be JSON, but cannot be read"):
         labelme.read(tmp_path)
 
 
