@@ -42,7 +42,11 @@ def read(place: Path) -> Labels:
         ValueError: there are boxes instead of outlines, or a line or the YAML file cannot be understood.
     """
     source = _class_file(place)
-    assert source is not None  # `find` said so
+    if source is None:
+        raise FileNotFoundError(
+            f"`{place}` must have a YAML file with the names of the classes, or classes.txt beside `labels`, and has "
+            "none; export it with the labels."
+        )
     with naming(source):
         document = _read_yaml(source) if source.suffix != ".txt" else {}
         names = _class_names(source, document)
