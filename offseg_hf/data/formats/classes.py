@@ -51,6 +51,11 @@ def match_classes(
     Raises:
         ValueError: the names do not agree, or two of them differ only in how they are written.
     """
+    if not all(isinstance(name, str) and name.strip() for name in labels.names):
+        raise ValueError(
+            f"`labels` must be names, but one in the files has no letter ({_shown(map(repr, labels.names))}); name "
+            "the class in the tool, and export again."
+        )
     label_table = dict(label_table or {})
     if extra := sorted(label_table.keys() - set(labels.names)):
         raise ValueError(

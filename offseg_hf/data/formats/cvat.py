@@ -78,7 +78,7 @@ class _Builder(ElementTree.TreeBuilder):
 def _parse(file):
     try:
         root = ElementTree.parse(file, ElementTree.XMLParser(target=_Builder())).getroot()
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"`{file}` must be an XML file as CVAT writes it, but {error}; export it again.") from error
     if root.find("track") is not None:
         raise ValueError(

@@ -41,8 +41,11 @@ def read_text(file: Path) -> str:
         `str`
 
     Raises:
+        FileNotFoundError: it is not there.
         ValueError: it is no UTF-8.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"`{file}` must say what the labels mean, and is not there; export it with them.")
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

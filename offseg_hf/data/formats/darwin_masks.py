@@ -47,7 +47,7 @@ def _table(file):
     names = [row["class_name"] for row in rows]
     if all(len(value) == 3 for value in values):
         return make_table([(name, (red, green, blue)) for name, (red, green, blue) in zip(names, values)], file)
-    if not all(len(value) == 1 for value in values):
+    if not all(len(value) == 1 and value[0] <= 255 for value in values):
         raise ValueError(f"`{file}` must have a grey or three numbers as class_color for each class; export it again.")
     greys = [value for (value,) in values]
     # Darwin paints greys over the numbers 0, 1, … one after the other: a grey that is a later number is painted again.

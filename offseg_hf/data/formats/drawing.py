@@ -163,8 +163,16 @@ def read_colours(path: Path) -> np.ndarray:
 
     Returns:
         `np.ndarray`: int64 of shape (height, width), red · 65,536 + green · 256 + blue.
+
+    Raises:
+        ValueError: it is cut off or damaged.
     """
-    colours = np.array(open_image(path).convert("RGB"), np.int64)
+    try:
+        colours = np.array(open_image(path).convert("RGB"), np.int64)
+    except OSError as error:
+        raise ValueError(
+            f"`{path}` must be a whole picture, but cannot be decoded ({error}); export it again."
+        ) from error
     return (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
 
 

@@ -39,6 +39,8 @@ class PhotoFolder:
             ValueError: several agree equally well.
         """
         wanted = photo_path(name)
+        if wanted.name not in self._by_name:
+            wanted = PurePosixPath(unquote(str(wanted)))  # of an address, though it does not begin like one
         files = self._by_name.get(wanted.name, [])
         if not files:
             raise FileNotFoundError(

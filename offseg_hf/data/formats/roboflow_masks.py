@@ -9,6 +9,7 @@ from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 
 TABLE = "_classes.csv"
 ID, NAME = "Pixel Value", "Class"
+MAX_ID = 65_535  # in a PNG file
 
 
 def find(place: Path) -> bool:
@@ -52,7 +53,9 @@ def read(place: Path) -> Labels:
 def _table(file):
     by_id = {}
     for row in csv_rows(file, (ID, NAME)):
-        if not row[ID].isdecimal():
+        if not row[ID].isdecimal() or int(row[ID]) > MAX_ID:
             raise ValueError(f"`{file}` must have whole numbers as {ID}, got {row[ID]!r}; export the masks again.")
+        if int(row[ID]) in by_id:
+            raise ValueError(f"`{file}` must have each {ID} once, got {row[ID]} twice; export the masks again.")
         by_id[int(row[ID])] = row[NAME]
     return MaskTable(dict(sorted(by_id.items())) | ({} if IGNORE_INDEX in by_id else {IGNORE_INDEX: VOID}), {})

@@ -56,6 +56,11 @@ def read(place: Path) -> Labels:
         ValueError: classes have no names, or the table cannot be right.
     """
     roots = _roots(place)
+    if not roots:
+        raise FileNotFoundError(
+            f"`{place}` must have PNG masks in a folder {' or '.join(MASKS)}, and has none; export them with the "
+            "photos."
+        )
     masks = [entry for root, folder in roots for entry in _entries(root, folder)]
     return labels_of_masks(masks, _table(place, roots[0][0]), place)
 

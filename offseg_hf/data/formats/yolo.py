@@ -42,7 +42,11 @@ def read(place: Path) -> Labels:
         ValueError: there are boxes instead of outlines, or a line or the YAML file cannot be understood.
     """
     source = _class_file(place)
-    assert source is not None  # `find` said so
+    if source is None:
+        raise FileNotFoundError(
+            f"`{place}` must have a YAML file with the names of the classes, or classes.txt beside `labels`, and has "
+            "none; export it with the labels."
+        )
     with naming(source):
         document = _read_yaml(source) if source.suffix != ".txt" else {}
         names = _class_names(source, document)
@@ -118,7 +122,12 @@ def _class_names(file, document) -> list[str]:
         names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     else:
         listed = document.get("names") or [f"class_{number}" for number in range(int(document["nc"]))]
-        listed = listed if isinstance(listed, dict) else dict(enumerate(listed))
+        listed = dict(enumerate(listed)) if isinstance(listed, list) else listed
+        if not isinstance(listed, dict) or not all(type(name) in (str, int) for name in listed.values()):
+            raise ValueError(
+                f"`{file}` must have a list of names as `names`, got {str(document['names'])[:80]}; put each name into "
+                "quotes, since yes and no are none in YAML."
+            )
         names = [str(listed[number]) for number in sorted(listed)]
         if sorted(listed) != list(range(len(names))) or int(document.get("nc", len(names))) != len(names):
             raise ValueError(

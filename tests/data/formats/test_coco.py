@@ -183,7 +183,8 @@ def test_photos_of_one_name_are_those_of_the_split(tmp_path):
 
 def test_names_of_photos_may_be_addresses(tmp_path):
     add_photo(tmp_path / "images" / "train" / "my photo.png")
-    for name in ("https://host/x/my%20photo.png?token=1", "/data/local-files/?d=photos%2Fmy photo.png"):
+    addresses = "https://host/x/my%20photo.png?token=1", "/data/local-files/?d=photos%2Fmy photo.png", "my%20photo.png"
+    for name in addresses:
         file = write(tmp_path / "annotations" / "instances_train.json", [], images=[])
         change(file, lambda document, name=name: document["images"].append({"id": 1, "file_name": name}))
         assert coco.read(tmp_path).photos[0].photo.name == "my photo.png"

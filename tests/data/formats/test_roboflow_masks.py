@@ -42,6 +42,21 @@ def test_error_names_the_table_when_it_has_no_numbers(tmp_path):
         roboflow_masks.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "line, found",
+    [
+        ("1, road", r"_classes.csv` must have each Pixel Value once, got 1 twice; export"),
+        ("99999999999999999999, road", r"must have whole numbers as Pixel Value, got '99999999999999999999'"),
+        ("2,", r"_classes.csv` must have Pixel Value, Class in each line, got '2,'; correct it"),
+        ("2", r"_classes.csv` must have Pixel Value, Class in each line, got '2'; correct it"),
+    ],
+)
+def test_error_when_a_line_of_the_table_is_wrong(line, found, tmp_path):
+    write_split(tmp_path / "train", f"Pixel Value, Class\n0, background\n1, sky\n , \n{line}\n")
+    with pytest.raises(ValueError, match=found):
+        roboflow_masks.read(tmp_path)
+
+
 def test_error_names_the_id_when_the_table_lacks_it(tmp_path):
     write_split(tmp_path / "train", "Pixel Value, Class\n0, background\n1, sky\n3, road\n")
     with pytest.raises(ValueError, match=r"train_jpg.rf.0a1b_mask.png` must hold what its table names, but 1 pixels"):

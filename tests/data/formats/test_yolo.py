@@ -157,6 +157,12 @@ def test_error_when_a_line_is_no_outline(line, message, tmp_path):
         ("names: [road, car]\nnc: 3", r"got \['road', 'car'\] and 3; correct it"),
         ("names: [road, car]\nkpt_shape: [17, 3]", "must be of outlines, but has `kpt_shape`, of points"),
         ("names: [road", r"data\.yaml` must be YAML, but cannot be read"),
+        ("names: road", r"data\.yaml` must have a list of names as `names`, got road; put"),
+        (
+            "names: [road, no]",
+            r"data\.yaml` must have a list of names as `names`, got \['road', False\]; put .* quotes",
+        ),
+        ("nc: many", r"data\.yaml` must be as the labelling tool writes it, but what is in it cannot"),
         ("names: [road, car]\ntrain: images\nval: images", r"but .*a\.png is in train and validation; list it once"),
     ],
 )
