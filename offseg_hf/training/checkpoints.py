@@ -30,8 +30,13 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
 
     Raises:
         FileNotFoundError: where there is no such checkpoint.
+        NotADirectoryError: where `output_dir`, or a folder around it, is a file.
         FileExistsError: where `output_dir` is not empty and neither resuming nor overwriting was asked for.
     """
+    if Path(output_dir).is_file():
+        raise NotADirectoryError(f"`output_dir` must be a folder, and {output_dir} is a file; name another place.")
+    if file := next((folder for folder in Path(output_dir).parents if folder.is_file()), None):
+        raise NotADirectoryError(f"`output_dir` must lie in a folder, and {file} is a file; name another place.")
     if resume_from_checkpoint is not None:
         last = resume_from_checkpoint == "last"
         checkpoint = last_whole_checkpoint(output_dir) if last else resume_from_checkpoint
@@ -46,8 +51,6 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
                 "off; pass 'last' for the newest whole one."
             )
         return str(checkpoint)
-    if Path(output_dir).is_file():
-        raise NotADirectoryError(f"`output_dir` must be a folder, and {output_dir} is a file; name another place.")
     if not overwrite and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
         if (newest := last_whole_checkpoint(output_dir)) is not None:
             raise FileExistsError(

@@ -51,6 +51,11 @@ def trainer_from_arguments(
         ValueError, FileNotFoundError: where something that was asked for cannot be had.
     """
     check_reporting(args)
+    if data_args.eval_split == "none" and args.eval_strategy != "no":
+        raise ValueError(
+            f"`eval_strategy` must be no without an evaluation split, got {args.eval_strategy.value}; leave it out or "
+            "name a split with `--eval_split`."
+        )
     _check_start(model_args, args)
     data_args = resolved_data_arguments(data_args)
     labelled = labelled_dataset(model_args, data_args)

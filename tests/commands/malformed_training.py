@@ -62,4 +62,38 @@ ROWS = (
     ("{train} --decoder_hidden_size 0", "`decoder_hidden_size` must be a whole number, at least 1, got 0"),
     ("{train} --lora_rank 0", "`lora_rank` must be a whole number, at least 1, got 0"),
     ("{train} --output_dir {data}", "`output_dir` must be a new or empty folder, got "),
+    ("{train} --train_split nope", "`train_split` must be one of the splits"),
+    ("{train} --eval_split nope", "`eval_split` must be one of the splits"),
+    ("{train} --variant offseg-b9", "`variant` must be one of offseg-b0, offseg-b1"),
+    (
+        "{train} --metric_for_best_model nope",
+        "`metric_for_best_model` must be one of mean_iou, mean_accuracy, overall",
+    ),
+    (
+        "{train} --metric_for_best_model iou_nope",
+        "or iou_ and a class, such as iou_LABEL_7, got iou_nope",
+    ),
+    ("{train} --report_to wandb", "`report_to` must name what is installed, got 'wandb', which is not; run `pip inst"),
+    ("{train} --report_to nope", "`report_to` must be none or one of azure_ml, clearml"),
+    ("{train} --skip_broken_examples -1", "`skip_broken_examples` must be a whole number, at least 0 and at most"),
+    (
+        "{train} --per_device_train_batch_size 16 --dataloader_drop_last",
+        "`dataloader_drop_last` must be left out for 8 images, since it drops a batch of fewer than 16, and no step "
+        "would be left; leave it out, or pass `per_device_train_batch_size 8`.",
+    ),
+    (
+        "{train} --dataset {photos} --per_device_eval_batch_size 2",
+        "`per_device_eval_batch_size` must be 1 for photos of several sizes, and example 1 has 40 × 64 pixels, example "
+        "0 64 × 40; leave it out.",
+    ),
+    ("{train} --dataset {one}", "for 1 images; pass `batch_norm frozen` where weights are pre-trained"),
+    ("{train} --model_name_or_path {lost}", "`model_name_or_path` must have finite weights, but in"),
+    ("{train} --output_dir {file}", "`output_dir` must be a folder, and"),
+    ("{train} --output_dir {file}/below", "`output_dir` must lie in a folder, and"),
+    ("{train} --resume_from_checkpoint last", "`resume_from_checkpoint` must be a checkpoint's folder, or 'last'"),
+    (
+        "{train} --max_steps -1 --num_train_epochs 0.01 --warmup_steps 5",
+        "`warmup_steps` must be less than the 1 steps",
+    ),
+    ("{train} --eval_strategy steps --eval_split none", "`eval_strategy` must be no without an evaluation split"),
 )
