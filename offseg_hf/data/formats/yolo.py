@@ -125,8 +125,8 @@ def _class_names(file, document) -> list[str]:
         listed = dict(enumerate(listed)) if isinstance(listed, list) else listed
         if not isinstance(listed, dict) or not all(type(name) in (str, int) for name in listed.values()):
             raise ValueError(
-                f"`{file}` must have a list of names as `names`, got {str(document['names'])[:80]}; put each name into "
-                "quotes, since yes and no are none in YAML."
+                f"`{file}` must have a list of names as `names`, got {str(document['names'])[:80]}; put each name "
+                "into quotes, since yes and no are none in YAML."
             )
         names = [str(listed[number]) for number in sorted(listed)]
         if sorted(listed) != list(range(len(names))) or int(document.get("nc", len(names))) != len(names):
