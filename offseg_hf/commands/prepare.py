@@ -1,4 +1,4 @@
-"""Writes photos and masks, or what a labelling tool wrote, as Parquet shards: checked, shown, for streaming.
+"""Writes photos and masks, or what a labelling tool wrote, as Parquet shards: checked and shown first.
 
     offseg prepare --dataset photos_and_masks --labels sky,road,car --output data/mine --num_proc 8
     offseg prepare --dataset annotations.json --validation_fraction 0.1 --output data/mine

@@ -26,6 +26,7 @@ IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+TEXT_SUFFIXES = ("", ".csv", ".json", ".txt", ".xml", ".yaml", ".yml")
 # Of folders, beside the names that columns have: mmsegmentation's and the official CamVid's among them.
 IMAGE_FOLDERS = (*IMAGE_NAMES, "img_dir", "imgs", "photos", "pictures", "data", "701_StillsRaw_full")
 MASK_FOLDERS = (*MASK_NAMES, "ann_dir", "annots", "gts", "LabeledApproved_full")
@@ -267,12 +268,10 @@ def _folders_of_splits(folder):
             yield "train" if part == folder else part.name, part, part
 
 
-def _hold_images(*folders):
-    """Whether there is an image file below each of these folders."""
-    return all(
-        folder.is_dir() and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
-        for folder in folders
-    )
+def _hold_images(photos, masks):
+    """Whether there is an image file below a folder, and below another what is no text, as boxes and outlines are."""
+    suffixes = [{file.suffix.lower() for file in folder.rglob("*") if file.is_file()} for folder in (photos, masks)]
+    return bool(suffixes[0] & {*IMAGE_SUFFIXES}) and bool(suffixes[1] - {*TEXT_SUFFIXES})
 
 
 def files_by_stem(folder: Path) -> dict[str, Path]:

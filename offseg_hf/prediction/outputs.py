@@ -20,6 +20,8 @@ def model_outputs(model: PreTrainedModel, **inputs: torch.Tensor) -> ModelOutput
     """
     inputs = {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        if isinstance(value, torch.Tensor)
+        else value
         for name, value in inputs.items()
     }
     size = tuple(inputs["pixel_values"].shape[-2:])

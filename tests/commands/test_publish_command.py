@@ -91,8 +91,8 @@ def test_origin_of_the_weights_is_handed_down(scenes, model_folder, tmp_path):
     ("options", "message"),
     [
         ([], "--push_to_hub needs --hub_model_id NAMESPACE/NAME"),
-        (["--hub_model_id", "scenes"], "`--repo` must be NAMESPACE/NAME"),
-        (["--hub_model_id", "other/scenes"], "`--repo` must begin with a name under which someone may publish"),
+        (["--hub_model_id", "scenes"], "repo` must be NAMESPACE/NAME"),
+        (["--hub_model_id", "other/scenes"], "repo` must begin with a name under which someone may publish"),
         (
             ["--hub_model_id", "org/scenes", "--hub_token", "hf_reader"],
             "`HF_TOKEN` must hold a token with write access",

@@ -180,7 +180,7 @@ def test_error_when_the_encoder_is_timms_and_it_is_not_installed(hub, scenes, tm
     assert offseg(arguments(scenes, tmp_path / "model", "--backbone", "timm/resnet18.a1_in1k")) == 2
     (*_, error) = capsys.readouterr().err.splitlines()
     message = (
-        "`backbone` must not be of timm where timm is not installed, got timm/resnet18.a1_in1k; `pip install timm`"
+        "`--backbone` must not be of timm where timm is not installed, got timm/resnet18.a1_in1k; `pip install timm`"
     )
     assert error.startswith(f"offseg train: error: {message}")
 

@@ -145,7 +145,7 @@ state.destroy_process_group()
 
 @pytest.mark.parametrize("scales", [(), (1, 0)])
 def test_scales_that_are_none_raise(scenes, scales):
-    with pytest.raises(ValueError, match="`scales` must be one or more numbers above 0, got"):
+    with pytest.raises(ValueError, match="`scales` must be one or more numbers above 0 and up to 16, got"):
         evaluate_model(scene_model(), OffSegImageProcessor(size=32), load(scenes), scales=scales)
 
 

@@ -19,7 +19,7 @@ from test_library_internals import IN_MODELS
 from offseg_hf import OffSegImageProcessor
 
 SEMANTIC, UNIVERSAL = "AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation"
-PROCESSOR_FILES = {"image_processing_offseg.py", "label_map.py", "library_internals.py"}
+PROCESSOR_FILES = {"image_processing_offseg.py", "image_reading.py", "label_map.py", "library_internals.py"}
 # Family: how a tiny model is made, its Auto class, its files.
 FAMILIES = {
     "offseg": (
