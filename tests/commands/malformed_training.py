@@ -83,8 +83,8 @@ ROWS = (
     ),
     (
         "{train} --dataset {photos} --per_device_eval_batch_size 2",
-        "`per_device_eval_batch_size` must be 1 for photos of several sizes, and example 1 has 40 × 64 pixels, example "
-        "0 64 × 40; leave it out.",
+        "`per_device_eval_batch_size` must be 1 for photos of several sizes, and example 1 has 40 × 64 pixels, "
+        "example 0 64 × 40; leave it out.",
     ),
     ("{train} --dataset {one}", "for 1 images; pass `batch_norm frozen` where weights are pre-trained"),
     ("{train} --model_name_or_path {lost}", "`model_name_or_path` must have finite weights, but in"),
