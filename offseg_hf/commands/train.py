@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from offseg_hf.publishing.records import write_training_record
     from offseg_hf.publishing.upload import check_repository, push_to_hub
-    from offseg_hf.training.checkpoints import check_output_dir
+    from offseg_hf.training.checkpoints import check_output_dir, last_whole_checkpoint
     from offseg_hf.training.from_arguments import resolved_data_arguments, trainer_from_arguments
     from offseg_hf.training.lora import merge_lora
     from offseg_hf.training.recipes import apply_recipe
@@ -105,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         if re.match("`(image|mask) of", sentence):
             sentence += " Or pass `--skip_broken_examples 10` besides, to leave out up to ten such."
+            if (last := last_whole_checkpoint(args.output_dir)) is not None:
+                sentence += f" Go on from {last} with `--resume_from_checkpoint last`."
         if isinstance(error, ValueError):  # such as a checkpoint that is not this training's
             parser.error(sentence)
         print(f"{parser.prog}: error: {sentence}", file=sys.stderr)

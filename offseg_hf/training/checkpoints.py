@@ -125,10 +125,12 @@ def full_disk_said(output_dir: str | Path) -> Iterator[None]:
         is_said = getattr(error, "errno", None) in FULL or "No space left" in str(error)
         if not is_said and not (isinstance(error, RuntimeError) and shutil.disk_usage(output_dir).free < 2**20):
             raise
+        last = last_whole_checkpoint(output_dir)
+        remedy = "start again" if last is None else "go on with `--resume_from_checkpoint last --save_total_limit 1`"
         raise OSError(
             errno.ENOSPC,
-            f"`output_dir` must have room for a checkpoint, and the disk of {output_dir} is full; free some, or pass "
-            "`--save_total_limit 1`, and go on with `--resume_from_checkpoint last`",
+            f"`output_dir` must have room for a checkpoint, and the disk of {output_dir} is full; free some and "
+            f"{remedy}.",
         ) from error
 
 

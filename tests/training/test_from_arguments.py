@@ -214,7 +214,13 @@ def test_error_is_raised_when_neither_variant_nor_weights_are_given():
 
 def test_error_is_raised_when_the_output_folder_is_not_empty(tmp_path):
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(FileExistsError, match="`--resume_from_checkpoint last`"):
+    with pytest.raises(FileExistsError, match="which has no checkpoint to go on from; name another, or pass `--over"):
+        check_output_dir(str(tmp_path), None, overwrite=False)
+    (tmp_path / "checkpoint-7").mkdir()
+    save_file({}, tmp_path / "checkpoint-7" / "model.safetensors")
+    (tmp_path / "checkpoint-7" / "trainer_state.json").write_text("{}")
+    message = "holds a training up to step 7: pass `--resume_from_checkpoint last` to go on there, or `--overwrite`"
+    with pytest.raises(FileExistsError, match=message):
         check_output_dir(str(tmp_path), None, overwrite=False)
     assert check_output_dir(str(tmp_path), None, overwrite=True) is None
 

@@ -59,14 +59,15 @@ def segmentation_loss(
             that occur there; of the class alone, not background, if K = 1 (arXiv 1606.04797, without the squares).
 
     Returns:
-        `torch.Tensor`: a scalar, in float32 (float64 if the logits are); 0 where every pixel is ignored.
+        `torch.Tensor`: a scalar, in float32 (float64 if the logits are); 0 where every pixel is ignored. Outside of a
+        CPU, and in compiled code, which would have to wait for the labels, it is NaN where a label is no class id.
 
     Raises:
-        ValueError: where `labels` are no class ids, or of another batch size than `logits`.
+        ValueError: where `labels` are no class ids (on a CPU), or of another batch size than `logits`.
         RuntimeError: in a backward pass with `create_graph=True`.
     """
     num_labels = logits.shape[1]
-    labels = _class_ids(labels, ignore_index, len(logits), max(num_labels, 2))
+    labels, penalty = _class_ids(labels, ignore_index, len(logits), max(num_labels, 2))
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if num_labels == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
@@ -83,10 +84,10 @@ def segmentation_loss(
         is_binary=num_labels == 1,
     )
     if torch.compiler.is_compiling():
-        return _whole_loss(logits, labels, losses)
+        return _whole_loss(logits, labels, losses) + penalty
     if torch.is_grad_enabled() and logits.requires_grad:
-        return _StripwiseLoss.apply(logits, labels, losses)
-    return _sum_of_strips(logits.detach(), labels, losses)
+        return _StripwiseLoss.apply(logits, labels, losses) + penalty
+    return _sum_of_strips(logits.detach(), labels, losses) + penalty
 
 
 def offset_learning_loss(
@@ -123,22 +124,24 @@ def offset_learning_loss(
 
 
 def _class_ids(labels, ignore_index, batch_size, num_ids):
-    """The labels as int64, those that are no class ids as `ignore_index`."""
+    """The labels as int64, those that are no class ids as `ignore_index`; and NaN where there are such, else 0."""
     if labels.ndim != 3 or labels.shape[0] != batch_size or labels.is_floating_point():
         raise ValueError(
             f"`labels` must be integer class ids of shape (batch_size, height, width) for {batch_size} images, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}."
         )
     labels = labels.long()
-    valid = (labels != ignore_index) & (labels >= 0) & (labels < num_ids)
+    ignored = labels == ignore_index
+    valid = ~ignored & (labels >= 0) & (labels < num_ids)
+    penalty = torch.where((valid | ignored).all(), 0.0, math.nan)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        unknown = labels[~valid & (labels != ignore_index)].unique().tolist()
+        unknown = labels[~valid & ~ignored].unique().tolist()
         if unknown:
             raise ValueError(
                 f"`labels` must be class ids from 0 to {num_ids - 1} or `semantic_loss_ignore_index` "
                 f"({ignore_index}), got {unknown[:10]}; check `num_labels` and `do_reduce_labels`."
             )
-    return labels.where(valid, ignore_index)
+    return labels.where(valid, ignore_index), penalty
 
 
 class _Losses(NamedTuple):
