@@ -244,8 +244,9 @@ def test_reference_of_these_tests_is_the_authors_network(golden):
 
 @pytest.mark.parametrize("variant", ARCHITECTURES)
 def test_variant_is_inferred(variant):
-    with pytest.raises(ValueError, match="`variant` must be a model or encoder that is read, such as .*, got 'none'"):
-        convert_entries(empty_entries(variant), "none")
+    another = "offseg-b1" if variant == "offseg-b0" else "offseg-b0"
+    with pytest.raises(ValueError, match=rf"must be that of the checkpoint, which is {variant}, got '{another}'"):
+        convert_entries(empty_entries(variant), another)
 
 
 def test_model_is_of_the_inferred_variant():

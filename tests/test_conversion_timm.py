@@ -161,8 +161,9 @@ def test_extend_bias_table_repeats_the_farthest_biases():
 @pytest.mark.parametrize("variant", ARCHITECTURES)
 def test_variant_is_inferred(variant):
     zeros = {name: torch.zeros(()).expand(shape) for name, shape in timm_shapes(variant).items()}
-    with pytest.raises(ValueError, match="`variant` must be a model or encoder that is read, such as .*, got 'none'"):
-        convert_entries(zeros, "none")
+    another = "offseg-b1" if variant == "offseg-b0" else "offseg-b0"
+    with pytest.raises(ValueError, match=rf"must be that of the checkpoint, which is {variant}, got '{another}'"):
+        convert_entries(zeros, another)
 
 
 def test_model_starts_from_an_encoder(folder, entries):

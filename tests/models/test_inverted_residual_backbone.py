@@ -190,7 +190,7 @@ def test_backbone_is_loaded_from_its_own_file(backbone_class, config, dtype, pix
     assert (loaded.config.weights_license, loaded.config.weights_source) == ("mit", "here")
     outputs = loaded(pixel_values.to(dtype)).feature_maps
     for feature_map, expected in zip(outputs, backbone.to(dtype)(pixel_values.to(dtype)).feature_maps, strict=True):
-        torch.testing.assert_close(feature_map, expected)  # memory that is laid out otherwise rounds otherwise
+        torch.testing.assert_close(feature_map, expected, rtol=0, atol=1e-4)  # other memory rounds otherwise
 
 
 def test_lite_has_no_squeeze_and_excitation():
