@@ -145,8 +145,8 @@ def own_sentence(error: BaseException) -> str | None:
         `str` or `None`: one sentence that says what to do; `None` where another library raised it.
     """
     if str(error).startswith("Caught "):  # with the whole trace in a worker as its message
-        *trace, sentence = str(error).strip().splitlines()
-        places = [line for line in trace if line.lstrip().startswith("File ")]
+        *lines, sentence = str(error).strip().splitlines()
+        places = [line for line in lines if line.lstrip().startswith("File ")]
         return sentence.partition(": ")[2] if places and "offseg_hf" in places[-1] else None
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

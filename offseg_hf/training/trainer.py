@@ -290,7 +290,7 @@ class SegmentationTrainer(Trainer):
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor | int | None]:
         """The batches of one step; counts their unlabelled pixels, and the labelled ones over all processes."""
-        before = None if self._loader is None else list(self._loader.positions)
+        before = [] if self._loader is None else list(self._loader.positions)
         try:
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         except BaseException:
