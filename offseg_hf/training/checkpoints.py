@@ -38,8 +38,8 @@ def check_output_dir(output_dir: str, resume_from_checkpoint: str | None, overwr
     if file := next((folder for folder in Path(output_dir).parents if folder.is_file()), None):
         raise NotADirectoryError(f"`output_dir` must lie in a folder, and {file} is a file; name another place.")
     if resume_from_checkpoint is not None:
-        last = resume_from_checkpoint == "last"
-        checkpoint = last_whole_checkpoint(output_dir) if last else resume_from_checkpoint
+        is_last = resume_from_checkpoint == "last"
+        checkpoint = last_whole_checkpoint(output_dir) if is_last else resume_from_checkpoint
         if checkpoint is None or not Path(checkpoint).is_dir():
             raise FileNotFoundError(
                 f"`resume_from_checkpoint` must be a checkpoint's folder, or 'last' for the newest in {output_dir}, "

@@ -91,9 +91,10 @@ def create_model(
         model = OffsetLearningForSemanticSegmentation.from_base(
             model_name_or_path, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **overrides
         )
-        check_finite_weights(model, str(model_name_or_path), "model_name_or_path")
-        stored = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
-        match_classes(model, stored, str(model_name_or_path), keeps_weights=True)
+        origin = str(model_name_or_path)
+        check_finite_weights(model, origin, "model_name_or_path")
+        stored = AutoConfig.from_pretrained(origin, trust_remote_code=trust_remote_code)
+        match_classes(model, stored, origin, keeps_weights=True)
         return model
     if variant is not None:
         config = variant_config(variant, **overrides)

@@ -1,12 +1,15 @@
 import hashlib
 import json
+import os
 import shlex
+import signal
 
 import pytest
 
 from offseg_hf.commands.main import COMMANDS
 from offseg_hf.commands.quickstart import download_encoder, main
 from offseg_hf.conversion import wheels
+from offseg_hf.training.trainer import SegmentationTrainer
 
 
 def few_steps(output, *words):
@@ -65,6 +68,26 @@ def test_output_must_be_new_or_empty(tmp_path, capsys, name):
     (tmp_path / name).touch()
     assert main(["--output", str(tmp_path / name.split("/")[0])]) == 2
     assert "`--output` must be a new or empty folder" in capsys.readouterr().err
+
+
+def test_the_same_command_goes_on_where_it_was_interrupted(package_index, tmp_path, capfd, monkeypatch):
+    words = ["--output", str(tmp_path / "quickstart"), "--max_steps", "3", "--num_train", "8", "--from_scratch"]
+    step, steps = SegmentationTrainer.training_step, []
+
+    def interrupted(trainer, *args, **kwargs):
+        steps.append(trainer.state.global_step)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(SegmentationTrainer, "training_step", interrupted)
+    assert main(words) == 130
+    assert "stopped: the same command again goes on from here" in capfd.readouterr().err
+    assert main([*words, "--num_train", "9"]) == 2
+    assert main(words) == 0
+    assert steps == [0, 1, 2]
+    assert (tmp_path / "quickstart" / "pictures.png").is_file()
+    assert main(words) == 2  # it has ended
 
 
 @pytest.mark.slow
