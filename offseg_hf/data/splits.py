@@ -105,7 +105,7 @@ def _check_one_size(data):
     """Raises where photos, as they are seen, differ in size; only their headers are read."""
     first = None
     for index, example in enumerate(data):
-        photo = open_image(example["image"], f"image of example {index}")
+        photo = open_image(example["image"], f"image of example {index}", max_value=65535)
         size = photo.size[::-1] if photo.getexif().get(ORIENTATION, 1) > 4 else photo.size  # turned by a quarter
         first = first or size
         if size != first:

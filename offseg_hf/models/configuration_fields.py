@@ -8,6 +8,19 @@ from transformers import PreTrainedConfig
 from .offset_learning import LOGIT_NORMALIZATIONS
 
 MANY_CLASSES = 20  # from here on the paper's results, all with a LayerNorm over the classes, are the better guide
+# Of whichever fields a configuration has: the smallest number, and what all numbers are below.
+NUMBERS = {
+    "num_channels": (1, math.inf),
+    "decoder_hidden_size": (1, math.inf),
+    "attention_loss_weight": (0, math.inf),
+    "drop_path_rate": (0, 1),
+    "hidden_dropout_prob": (0, 1),
+    "attention_probs_dropout_prob": (0, 1),
+    "classifier_dropout_prob": (0, 1),
+    "initializer_range": (0, math.inf),
+    "layer_norm_eps": (0, math.inf),
+    "layer_scale_init_value": (0, math.inf),
+}
 LOSS_FIELDS = (
     "label_smoothing",
     "class_weights",
@@ -136,13 +149,19 @@ class OffsetLearningFields(LabelledClasses):
                 f"`logit_normalization` must be one of {', '.join(LOGIT_NORMALIZATIONS)}, got "
                 f"{self.logit_normalization!r}."
             )
-        if self.attention_loss_weight < 0:
-            raise ValueError(f"`attention_loss_weight` must not be negative, got {self.attention_loss_weight}.")
         if self.num_labels < 3 and self.logit_normalization == "fitted_layer_norm":
             raise ValueError(
                 "`logit_normalization` must be 'class_bias' for fewer than 3 classes, since no gain fits a LayerNorm "
                 f"over so few values, got {self.logit_normalization!r} with {self.num_labels}."
             )
+
+    def validate_numbers(self) -> None:
+        """Raises a `ValueError` where a number is out of its range, NaN among them."""
+        for name, (low, end) in NUMBERS.items():
+            value = getattr(self, name, low)
+            if not low <= value < end:
+                limit = "finite" if end == math.inf else f"below {end}"
+                raise ValueError(f"`{name}` must be at least {low} and {limit}, got {value}; leave it out.")
 
     def validate_losses(self) -> None:
         """Raises a `ValueError` where a field of the loss is out of its range."""

@@ -78,8 +78,3 @@ class OffSegBackboneConfig(OffsetLearningFields, PreTrainedConfig):
         backbone_config = self.backbone_config.to_diff_dict()
         backbone_config.pop("dtype", None)  # loading writes the whole model's there
         return super().to_diff_dict() | {"backbone_config": backbone_config}
-
-    def validate_architecture(self) -> None:
-        """Raises a `ValueError` where a field is out of its range."""
-        if self.decoder_hidden_size < 1:
-            raise ValueError(f"`decoder_hidden_size` must be at least 1, got {self.decoder_hidden_size}.")

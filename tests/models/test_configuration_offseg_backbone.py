@@ -42,7 +42,7 @@ def test_error_when_the_backbone_is_of_an_unknown_type():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"decoder_hidden_size": 0}, "`decoder_hidden_size` must be at least 1, got 0"),
+        ({"decoder_hidden_size": 0}, "`decoder_hidden_size` must be at least 1 and finite, got 0"),
         ({"logit_normalization": "batch_norm"}, "`logit_normalization` must be one of"),
     ],
 )

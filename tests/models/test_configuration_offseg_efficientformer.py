@@ -57,7 +57,7 @@ def test_last_stage_is_put_out_unless_others_are_named():
         ({"attention_grid_size": 0}, "`attention_grid_size` must be at least 1, got 0"),
         ({"num_groups": 0}, "`num_groups` must be at least 1, got 0"),
         ({"hidden_sizes": [9, 16, 24, 32]}, "`hidden_sizes` must start with an even width, .*, got 9"),
-        ({"drop_path_rate": 1.0}, "`drop_path_rate` must be at least 0 and less than 1, got 1.0"),
+        ({"drop_path_rate": 1.0}, "`drop_path_rate` must be at least 0 and below 1, got 1.0"),
         (
             {"decoder_hidden_size": 48},
             "`decoder_hidden_size` must be divisible by `num_groups`, got 48 in 32 groups",

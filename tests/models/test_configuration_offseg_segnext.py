@@ -37,8 +37,8 @@ def test_last_stage_is_put_out_unless_others_are_named():
         ({"hidden_sizes": [8] * 5}, "`hidden_sizes` must have a positive entry for each of the four stages"),
         ({"mlp_ratios": [4, 4, 4, 0]}, "`mlp_ratios` must have a positive entry for each of the four stages"),
         ({"hidden_sizes": [9, 16, 24, 32]}, "`hidden_sizes` must start with an even width, .*, got 9"),
-        ({"drop_path_rate": 1.0}, "`drop_path_rate` must be at least 0 and less than 1, got 1.0"),
-        ({"drop_path_rate": -0.1}, "`drop_path_rate` must be at least 0 and less than 1, got -0.1"),
+        ({"drop_path_rate": 1.0}, "`drop_path_rate` must be at least 0 and below 1, got 1.0"),
+        ({"drop_path_rate": -0.1}, "`drop_path_rate` must be at least 0 and below 1, got -0.1"),
         (
             {"decoder_hidden_size": 48},
             "`decoder_hidden_size` must be a multiple of `num_groups`, got 48 channels in 32 groups",

@@ -168,7 +168,7 @@ def read_colours(path: Path) -> np.ndarray:
         ValueError: it is cut off or damaged.
     """
     try:
-        colours = np.array(open_image(path).convert("RGB"), np.int64)
+        colours = np.array(open_image(path, max_value=65535).convert("RGB"), np.int64)
     except OSError as error:
         raise ValueError(
             f"`{path}` must be a whole picture, but cannot be decoded ({error}); export it again."

@@ -51,7 +51,7 @@ class MaskTable:
             ValueError: the file cannot be a mask.
         """
         refuse_mask(str(mask))
-        mode = open_image(mask).mode
+        mode = open_image(mask, max_value=65535).mode
         is_grey = self.has_own_colours and all(len(set(colour)) == 1 for colour in self.by_colour)
         has_colours = mode in ("RGB", "RGBA", "CMYK") or (mode == "P" and self.has_own_colours) or is_grey
         return Pixels(mask, dict(self.by_colour if self.by_colour and (has_colours or not self.by_id) else self.by_id))

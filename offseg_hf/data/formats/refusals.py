@@ -85,7 +85,7 @@ def refuse_mask(mask: Any, name: str = "mask") -> None:
     """
     if not isinstance(mask, (str, bytes, dict)):
         return
-    picture = open_image(mask, name)
+    picture = open_image(mask, name, max_value=65535)
     path = mask.get("path") if isinstance(mask, dict) else mask
     name = path if isinstance(path, str) and path else name
     if _is_lossy(picture, mask):
@@ -156,7 +156,7 @@ def _refuse_colours(colours):
 def _decoded(mask):
     """The picture, or `None` where it is damaged, which whoever reads it tells."""
     try:
-        picture = open_image(mask)
+        picture = open_image(mask, max_value=65535)
         picture.load()
     except Exception:  # Pillow's decoders raise many kinds on damaged files
         return None

@@ -33,9 +33,9 @@ def photo_hash(photo: ImageSource, name: str | None = None) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError, TypeError: the photo cannot be read.
     """
-    opened = open_image(photo, name)
+    opened = open_image(photo, name, max_value=65535)  # whatever value is white
     opened.draft("RGB", (2 * SIDE, 2 * SIDE))
-    grey = read_image(opened, name).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    grey = read_image(opened, name, 65535).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     waves = dctn(np.asarray(grey, np.float32), norm="ortho")[:NUM_WAVES, :NUM_WAVES].ravel()
     bits = waves > np.median(waves[1:])
     bits[0] = False

@@ -139,7 +139,7 @@ def _rows_of_photos(examples, id2label, palette):
 
 def _aspect(example):
     """Width by height of the cell of an upright photo, which is not decoded."""
-    photo = open_image(example.photo, example.name)
+    photo = open_image(example.photo, example.name, max_value=65535)
     is_turned = photo.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
     aspect = photo.height / photo.width if is_turned else photo.width / photo.height
     return min(max(aspect, NARROWEST), WIDEST)
@@ -147,9 +147,9 @@ def _aspect(example):
 
 def _drawn(example, cell, id2label, palette):
     """The photo with its classes, in a cell of (width, height)."""
-    opened = open_image(example.photo, example.name)
+    opened = open_image(example.photo, example.name, max_value=65535)
     opened.draft("RGB", (2 * max(cell), 2 * max(cell)))  # of a JPEG no more is decoded than is needed
-    photo, ids = read_image(opened, example.name), example.class_ids()
+    photo, ids = read_image(opened, example.name, 65535), example.class_ids()
     scale = min(cell[0] / ids.shape[1], cell[1] / ids.shape[0])
     size = (min(cell[0], max(1, round(ids.shape[1] * scale))), min(cell[1], max(1, round(ids.shape[0] * scale))))
     if abs(size[0] - cell[0]) <= 2:  # which rounding makes of a photo that has the cell's form

@@ -50,7 +50,8 @@ def class_ids(photo: Path, mask: Path | DrawnMask, table: LabelTable | None) -> 
     Raises:
         OSError, ValueError, TypeError: a file cannot be read, or they do not fit each other.
     """
-    ids = read_mask(mask.draw() if isinstance(mask, DrawnMask) else mask, open_image(photo), str(mask))
+    opened = open_image(photo, max_value=65535)  # whatever value is white
+    ids = read_mask(mask.draw() if isinstance(mask, DrawnMask) else mask, opened, str(mask))
     return ids if table is None else table(ids, str(mask))
 
 

@@ -135,8 +135,6 @@ class OffSegEfficientFormerConfig(OffsetLearningFields, BackboneConfigMixin, Pre
                 "`hidden_sizes` must start with an even width, of which the stem's first convolution has half, got "
                 f"{self.hidden_sizes[0]}."
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must be at least 0 and less than 1, got {self.drop_path_rate}.")
         for name, sizes in (
             ("neck_hidden_sizes", self.neck_hidden_sizes),
             ("decoder_hidden_size", [self.decoder_hidden_size]),

@@ -85,8 +85,6 @@ class OffSegSegNextConfig(OffsetLearningFields, BackboneConfigMixin, PreTrainedC
                 "`hidden_sizes` must start with an even width, of which the stem's first convolution has half, got "
                 f"{self.hidden_sizes[0]}."
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must be at least 0 and less than 1, got {self.drop_path_rate}.")
         if self.num_groups < 1 or self.decoder_hidden_size % self.num_groups:
             raise ValueError(
                 f"`decoder_hidden_size` must be a multiple of `num_groups`, got {self.decoder_hidden_size} channels "
