@@ -107,20 +107,12 @@ def test_last_weights_are_evaluated_once(scenes, base, tmp_path, monkeypatch, mo
     ("more", "message"),
     [
         (["--num_labels", "8"], "give the classes either as --labels"),
-<<<<<<< HEAD
         (["--lora_rank", "0"], "`--lora_rank` must be a whole number, at least 1, got 0"),
         (["--recipe", "kitti"], "`--recipe` must be one of ade20k-mask2former, ade20k-segformer"),
         (["--recipe", "ade20k", "--total_batch_size", "5"], "`--total_batch_size` must be devices"),
         (["--variant", "offseg-b9", "--overwrite"], "`--variant` must be one of offseg-b0, offseg-b1"),
-        (["--eval_split", "train2", "--overwrite"], "`split` must be one of the splits"),
-=======
-        (["--lora_rank", "0"], "`lora_rank` must be a whole number, at least 1, got 0"),
-        (["--recipe", "kitti"], "`recipe` must be one of ade20k-mask2former, ade20k-segformer"),
-        (["--recipe", "ade20k", "--total_batch_size", "5"], "`total_batch_size` must be devices"),
-        (["--variant", "offseg-b9", "--overwrite"], "`variant` must be one of offseg-b0, offseg-b1"),
-        (["--eval_split", "train2", "--overwrite"], "`eval_split` must be one of the splits"),
->>>>>>> hf
-        (["--do_reduce_labels", "--labels", "a,b,c", "--overwrite"], "`masks` must hold ids up to 3"),
+        (["--eval_split", "train2", "--overwrite"], "split` must be one of the splits"),
+        (["--do_reduce_labels", "--labels", "a,b,c", "--overwrite"], "masks` must hold ids up to 3"),
         (["--dataset", "./nowhere", "--overwrite"], "there is no file or folder ./nowhere"),
     ],
 )
