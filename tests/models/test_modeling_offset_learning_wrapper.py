@@ -431,7 +431,7 @@ def test_every_new_parameter_moves_and_a_tiny_data_set_is_learnt(name):
     # processors and from several seeds the losses end below 0.45 of the first one.
     dropout = {"mobilevit": ("classifier_dropout_prob", "hidden_dropout_prob")}.get(name, ("classifier_dropout_prob",))
     still = dict.fromkeys(dropout, 0.0) if "mobile" in name else {}
-    num_steps = 40 if "mobile" in name else 20  # their logits are at 1/32 of the image
+    num_steps = 80 if "mobile" in name else 20  # their logits are at 1/32 of the image
     base = AutoModelForSemanticSegmentation.from_config(BASES[name][0](num_labels=4, **still))
     model = wrapped(base).train()
     start = copy.deepcopy(model.state_dict())
