@@ -1,6 +1,7 @@
 """Examples that cannot be read: left out where that was asked for, each named once, and no more than a number."""
 
 import hashlib
+import multiprocessing
 import sys
 
 import torch
@@ -16,6 +17,7 @@ class BrokenExamples:
     def __init__(self, limit: int = 0):
         self.limit = limit
         self._digests = torch.zeros(limit, dtype=torch.int64).share_memory_()  # workers begin with each pass
+        self._lock = multiprocessing.get_context("spawn").Lock()  # which processes that are forked inherit too
 
     def __len__(self) -> int:
         return int((self._digests != 0).sum())
@@ -34,12 +36,13 @@ class BrokenExamples:
         if self.limit == 0:
             raise error
         digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") + 1
-        if (self._digests == digest).any():
-            return
-        if len(self) == self.limit:
-            raise ValueError(
-                f"`skip_broken_examples` must be at least the number of examples that are broken, got {self.limit}, "
-                f"and one more is: {error}; mend them, or pass a larger number."
-            ) from error
-        self._digests[len(self)] = digest
+        with self._lock:
+            if (self._digests == digest).any():
+                return
+            if (place := len(self)) == self.limit:
+                raise ValueError(
+                    "`skip_broken_examples` must be at least the number of examples that are broken, got "
+                    f"{self.limit}, and one more is: {error}; mend them, or pass a larger number."
+                ) from error
+            self._digests[place] = digest
         print(f"left out, since it is broken: {error}", file=sys.stderr, flush=True)
