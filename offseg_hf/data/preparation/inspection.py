@@ -14,10 +14,12 @@ from offseg_hf.data.preparation.held_out import groups_of_names, hold_out
 from offseg_hf.data.preparation.near_duplicates import groups_between, joined_groups, near_duplicate_groups
 from offseg_hf.data.preparation.preview import PreviewExample, choose_examples, preview_picture
 from offseg_hf.data.preparation.survey import Survey, class_ids, survey
+from offseg_hf.models.image_processing_offseg import IGNORE_INDEX
 from offseg_hf.pictures.saving import save_picture
 
 Pairs = dict[str, list[tuple[Path, Path | DrawnMask]]]  # split → its photos and masks
 PREVIEW = "preview.jpg"
+NUMBERS = {class_id: f"id {class_id}" for class_id in range(IGNORE_INDEX)}  # what ids without names are called
 
 
 class Inspection:
@@ -25,30 +27,30 @@ class Inspection:
 
     Args:
         pairs (`dict[str, list]`): split → photos and masks.
-        id2label (`dict[int, str]`): names of the classes, all K of them.
+        id2label (`dict[int, str]`, *optional*): names of the classes, all K of them; by default the ids that occur, up
+            to 254, go by their numbers.
         table ([`~offseg_hf.data.labels.LabelTable`], *optional*): what stored ids mean.
         num_proc (`int`): number of processes.
-
-    Raises:
-        ValueError: no example can be read.
     """
 
-    def __init__(self, pairs: Pairs, id2label: dict[int, str], table: LabelTable | None, num_proc: int):
-        # A single class is 1, and 0 is the background.
-        self.id2label = id2label if len(id2label) > 1 else {0: "background", 1: id2label[0]}
+    def __init__(self, pairs: Pairs, id2label: dict[int, str] | None, table: LabelTable | None, num_proc: int):
+        self.id2label = NUMBERS if id2label is None else id2label
+        if len(self.id2label) == 1:  # a single class is 1, and 0 is the background
+            self.id2label = {0: "background", 1: self.id2label[0]}
         self.table = table
         self.notes: list[str] = []
         examples = [(split, *pair) for split in pairs for pair in pairs[split]]
         found: Survey = survey([example[1:] for example in examples], len(self.id2label), table, num_proc)
-        if not found.positions:
-            raise ValueError(
-                f"`dataset` must have photos and masks that can be read, and {examples[0][1]} and all others cannot; "
-                "pass `--no_preview`, without `--validation_fraction`, to see why."
-            )
         self.examples = [examples[position] for position in found.positions]
-        self.counts, self.statistics = np.stack(found.counts), found.statistics
-        self.groups = near_duplicate_groups(np.stack(found.hashes))
+        self.statistics = found.statistics
         self._unread = [examples[position] for position in sorted({*range(len(examples))} - {*found.positions})]
+        if not found.positions:  # who writes them says why
+            return
+        self.counts = np.stack(found.counts)
+        if id2label is None:
+            num_labels = int(np.flatnonzero(self.counts.any(0)).max(initial=0)) + 1
+            self.counts, self.id2label = self.counts[:, :num_labels], {i: NUMBERS[i] for i in range(num_labels)}
+        self.groups = near_duplicate_groups(np.stack(found.hashes))
 
     def hold_out(self, fraction: float, group_by: str | None, seed: int) -> Pairs:
         """Sets photos aside for validation, see [`~offseg_hf.data.preparation.held_out.hold_out`].
@@ -62,8 +64,9 @@ class Inspection:
             `dict[str, list]`: `train` and `validation`; examples that cannot be read are in `train`.
 
         Raises:
-            ValueError: there are too few photos or groups, or the expression does not fit.
+            ValueError: there are too few photos or groups, the expression does not fit, or nothing can be read.
         """
+        self._check_any()
         names, groups = _names([photo for _, photo, _ in self.examples]), self.groups
         if group_by is not None:
             groups = joined_groups(groups, groups_of_names(names, group_by))
@@ -84,7 +87,11 @@ class Inspection:
             title (`str`): name of the data set.
             seed (`int`): of the choice of photos.
             notes (sequence of `str`): sentences for the person.
+
+        Raises:
+            ValueError: nothing can be read.
         """
+        self._check_any()
         splits = [split for split, *_ in self.examples]
         names = [""] * len(splits)
         for split in dict.fromkeys(splits):
@@ -106,6 +113,13 @@ class Inspection:
             notes=[*notes, *self.notes],
         )
         save_picture(picture, path, quality=90)
+
+    def _check_any(self):
+        if not self.examples:
+            raise ValueError(
+                f"`dataset` must have photos and masks that can be read, and {self._unread[0][1]} and all others "
+                "cannot; prepare without `--validation_fraction` and `--only_preview`, which says why."
+            )
 
     def record(self) -> dict[str, Any]:
         """`dict`: what was counted, for `preparation.json`."""

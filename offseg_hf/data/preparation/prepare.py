@@ -67,7 +67,7 @@ def prepare_dataset(
     whatever the number of processes; one that is there already, after an interruption, is not written again. When all
     are there, `preparation.json`, which tells what they hold, `id2label.json`, the names of the classes if these are
     known, and `README.md`, the card, are written in this order: where the card is, the folder is complete. Before all
-    of it, where the classes are known, all examples are looked at and `preview.jpg` is drawn.
+    of it all examples are looked at, and `preview.jpg` is drawn.
     [`prepared_files`] lists what was written.
 
     Args:
@@ -91,7 +91,7 @@ def prepare_dataset(
         validation_fraction (`float`, *optional*): share of the photos, between 0 and 1, that is set aside for
             validation where there is no such split, see [`~offseg_hf.data.preparation.held_out.hold_out`].
         group_by (`str`, *optional*): regular expression: photos whose names agree in what it finds stay in one split.
-        preview (`bool`): whether to write `preview.jpg`, where the classes are known.
+        preview (`bool`): whether to write `preview.jpg`; classes without names go by their ids.
         only_preview (`bool`): whether to write nothing else.
         seed (`int`): not negative; seed of the order, and of what is set aside and shown.
         max_shard_size (`int` or `str`): largest sum of the files in a shard, in bytes or such as `"500MB"`.
@@ -151,24 +151,23 @@ def prepare_dataset(
     if repo_id is not None:
         check_redistribution(str(dataset), [photo for split in pairs for photo, _ in pairs[split]])
     name = name or (preset.title if preset else folder.name)
-    inspection, classes_known = None, preset.id2label if preset and id2label is None else id2label
-    if classes_known is not None and (preview or only_preview or validation_fraction is not None):
+    inspection, names = None, preset.id2label if preset and id2label is None else id2label
+    if preview or only_preview or validation_fraction is not None:
         _refuse_foreign_files(output)
-        table = _table(pairs, preset, classes_known, reduce_labels, label_table)
-        inspection = Inspection(pairs, classes_known, table, num_proc)
+        table = None if names is None else _table(pairs, preset, names, reduce_labels, label_table)
+        inspection = Inspection(pairs, names, table, num_proc)
         if validation_fraction is not None:
             pairs = inspection.hold_out(validation_fraction, group_by, seed)
-        is_drawn = (output / RECORD).exists() and (output / PREVIEW).exists() and not overwrite
-        if only_preview or (preview and not is_drawn):
-            inspection.write_preview(output / PREVIEW, name, seed, labelled.labels.notes if labelled else ())
+        notes = labelled.labels.notes if labelled else ()
         if only_preview:
+            inspection.write_preview(output / PREVIEW, name, seed, notes)
             return inspection.record()
-    elif only_preview or validation_fraction is not None:
-        argument = "only_preview" if only_preview else "validation_fraction"
-        raise ValueError(f"`{argument}` needs the names of the classes; pass `--labels sky,road,car`, or a file.")
     shards = [shard for split in pairs for shard in plan_shards(output, split, pairs[split], folder, settings)]
 
     _claim_folder(output, shards, overwrite)
+    is_drawn = (output / RECORD).exists() and (output / PREVIEW).exists()
+    if inspection is not None and inspection.examples and preview and not is_drawn:
+        inspection.write_preview(output / PREVIEW, name, seed, notes)
     footers = {shard.path: read_footer(shard.path) for shard in shards}
     missing = [shard for shard in shards if _is_missing(footers[shard.path], skip_broken)]
     footers |= write_shards(missing, sum(len(shard.examples) for shard in shards), num_proc)
@@ -191,8 +190,8 @@ def prepare_dataset(
         "validation_fraction": validation_fraction,
         "group_by": group_by,
         "notes": inspection.notes if inspection else [],
-        "statistics": inspection.record() if inspection else None,
-        "preview": preview and inspection is not None,
+        "statistics": inspection.record() if inspection and inspection.examples else None,
+        "preview": preview and (output / PREVIEW).exists(),
     }
     _describe(output, record, repo_id)
     return record
@@ -321,7 +320,8 @@ def _table(pairs, preset, id2label, reduce_labels, label_table):
 def _refuse_foreign_files(output):
     """Raises where a folder holds what no preparation writes, before any work."""
     for file in sorted(output.iterdir()) if output.is_dir() else ():
-        is_ours = file.name in (RECORD, CLASS_NAMES, CARD, PREVIEW) or re.fullmatch(SHARD_NAME, file.name)
+        described = (RECORD, CLASS_NAMES, CARD) if (output / RECORD).exists() else ()
+        is_ours = file.name in (*described, PREVIEW) or re.fullmatch(SHARD_NAME, file.name)
         if not is_ours and not file.name.startswith("."):
             raise FileExistsError(
                 f"`output` must be new, empty, or hold a part of the same preparation, but {file} is none; name "

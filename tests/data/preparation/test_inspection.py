@@ -67,10 +67,17 @@ def test_nothing_but_the_preview_is_written_when_it_alone_is_asked_for(photos, t
     assert (tmp_path / "out" / "README.md").exists()
 
 
-def test_no_preview_is_drawn_when_it_is_not_wanted_or_classes_have_no_names(photos, tmp_path):
+def test_no_preview_is_drawn_when_it_is_not_wanted(photos, tmp_path):
     prepare_dataset(photos, tmp_path / "out", ["train"], id2label=LABELS, preview=False)
-    prepare_dataset(photos, tmp_path / "other", ["train"])
-    assert not list(tmp_path.glob("*/preview.jpg"))
+    assert not (tmp_path / "out" / "preview.jpg").exists()
+
+
+def test_classes_without_names_go_by_their_ids_and_are_in_both_splits_too(photos, tmp_path):
+    shown = prepare_dataset(photos, tmp_path / "shown", ["train"], only_preview=True)
+    assert list(shown["classes"]) == ["id 0", "id 1", "id 2"] and shown["classes"]["id 2"]["photos"] == 6
+    record = prepare_dataset(photos, tmp_path / "out", validation_fraction=0.25, seed=3)
+    assert record["splits"]["validation"]["pictures"]["2"] == 3
+    assert record["id2label"] is None and (tmp_path / "out" / "preview.jpg").exists()
 
 
 def test_broken_photos_are_told_by_name_though_they_are_passed_over_in_the_preview(photos, tmp_path):
@@ -102,8 +109,6 @@ def test_error_when_there_is_a_validation_split_already(photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"only_preview": True, "splits": ["train"]}, r"`only_preview` needs the names of the classes"),
-        ({"validation_fraction": 0.1}, r"`validation_fraction` needs the names of the classes"),
         ({"validation_fraction": 2.0, "id2label": LABELS}, r"`validation_fraction` must lie between 0 and 1, got 2"),
         ({"validation_fraction": 0.01, "id2label": LABELS}, r"0\.01 of 12 photos is 0"),
         ({"validation_fraction": 0.2, "id2label": LABELS, "group_by": "("}, r"`group_by`"),
@@ -119,3 +124,15 @@ def test_error_when_what_is_asked_for_cannot_be_had(photos, tmp_path, options, m
 def test_record_is_json(photos, tmp_path):
     record = prepare_dataset(photos, tmp_path / "out", id2label=LABELS, validation_fraction=0.25)
     assert json.loads((tmp_path / "out" / "preparation.json").read_text()) == json.loads(json.dumps(record))
+
+
+@pytest.mark.parametrize("options", [{"only_preview": True, "splits": ["train"]}, {"validation_fraction": 0.2}])
+def test_error_says_how_to_learn_why_nothing_can_be_read(photos, tmp_path, options):
+    for file in (photos / "images/train").iterdir():
+        file.write_text("no photo")
+    with pytest.raises(
+        ValueError, match=r"all others cannot; prepare without `--validation_fraction` and `--only_pre"
+    ):
+        prepare_dataset(photos, tmp_path / "out", id2label=LABELS, **options)
+    with pytest.raises(ValueError, match=r"12 of 12 examples are broken"):
+        prepare_dataset(photos, tmp_path / "out", ["train"], id2label=LABELS)

@@ -153,7 +153,7 @@ def test_order_is_random_and_another_with_another_seed(source, tmp_path):
 def test_whole_shards_are_not_written_again_and_the_result_is_the_same(source, output):
     whole = contents(output)
     lost = output / "train-00001-of-00003.parquet"
-    for name in (lost.name, "preparation.json", "README.md"):
+    for name in (lost.name, "preview.jpg", "preparation.json", "README.md"):
         (output / name).unlink()
     (output / ".unfinished-1-train-00001-of-00003.parquet").write_bytes(b"PAR1")
     kept = [file for file in output.iterdir() if not file.name.startswith(".")]
