@@ -159,6 +159,12 @@ def find_pairs(
         table_by_split = {"train" if parent == folder else parent.name: file for parent, file in tables.items()}
         pairs = _pairs_of_metadata(choose_split(table_by_split, split, folder), image_column, mask_column)
     else:
+        for argument, column in (("image_column", image_column), ("mask_column", mask_column)):
+            if column is not None:
+                raise ValueError(
+                    f"`{argument}` must be left out for {folder}, which has no metadata.jsonl and so no columns, got "
+                    f"{column}; leave it out."
+                )
         pairs = pair_files(*choose_split(_folders_by_split(folder, preset), split, folder))
     refuse_masks([mask for _, mask in pairs])
     return pairs

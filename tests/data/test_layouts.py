@@ -196,3 +196,11 @@ def test_photos_of_rarer_formats_are_found(tmp_path, suffix):
     write_pairs(tmp_path, ["a.png"], ["a.png"])
     (tmp_path / "images" / "train" / "a.png").rename(tmp_path / "images" / "train" / f"a{suffix}")
     assert len(load_segmentation_dataset(str(tmp_path), "train")) == 1
+
+
+@pytest.mark.parametrize("argument", ["image_column", "mask_column"])
+def test_error_when_a_folder_without_a_table_is_asked_for_a_column(tmp_path, argument):
+    write_pairs(tmp_path, ["a.png"], ["a.png"])
+    with pytest.raises(ValueError, match=rf"`{argument}` must be left out for .*no metadata\.jsonl.*got nope"):
+        load_segmentation_dataset(str(tmp_path), "train", **{argument: "nope"})
+    assert len(load_segmentation_dataset(str(tmp_path), "train")) == 1
