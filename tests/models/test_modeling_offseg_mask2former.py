@@ -298,11 +298,14 @@ def scenes():
 def learnt(scenes):
     """A model that has learnt the scenes."""
     model = new_model(id2label={0: "red", 1: "green", 2: "blue", 3: "white"}, **LEARNER).train()
+    torch.manual_seed(0)  # of the points that the loss is taken at
     optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=80)
-    for _ in range(80):
+    # So many steps, and clipped, that rounding decides nothing: four seeds on two versions end above 0.99.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=160)
+    for _ in range(160):
         optimizer.zero_grad()
         model(scenes[0], labels=scenes[1]).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     return model.eval()
