@@ -9,6 +9,7 @@ from PIL import Image
 from offseg_hf.data.formats.refusals import refuse_mask, refuse_masks
 from offseg_hf.data.labels import audited_label_table
 from offseg_hf.data.sources import load_segmentation_dataset
+from offseg_hf.models.image_processing_offseg import read_mask
 
 
 def ids(*values, size=(8, 8)):
@@ -47,7 +48,9 @@ def test_mask_is_refused_when_it_was_compressed_with_loss(tmp_path, name, option
 )
 def test_mask_passes_when_it_is_lossless(tmp_path, name, options):
     picture = Image.fromarray(ids(0, 1, 2))
-    refuse_masks([write(tmp_path / name, picture.convert("RGB") if name == "a.webp" else picture, **options)])
+    mask = write(tmp_path / name, picture.convert("RGB") if name == "a.webp" else picture, **options)
+    refuse_masks([mask])
+    assert np.array_equal(read_mask(mask), ids(0, 1, 2))
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -59,7 +62,9 @@ def test_mask_is_refused_when_its_object_is_in_the_alpha_channel(tmp_path, mode)
 
 
 def test_mask_passes_when_its_alpha_channel_is_full(tmp_path):
-    refuse_masks([write(tmp_path / "a.png", Image.fromarray(ids(0, 1, 2)).convert("RGBA"))])
+    mask = write(tmp_path / "a.png", Image.fromarray(ids(0, 1, 2)).convert("RGBA"))
+    refuse_masks([mask])
+    assert np.array_equal(read_mask(mask), ids(0, 1, 2))
 
 
 @pytest.mark.parametrize("folder", ["a_json", "a"])
