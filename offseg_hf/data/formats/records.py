@@ -154,6 +154,11 @@ class Labels:
         by_photo: dict[Path, LabelledPhoto] = {}
         for one in self.photos:
             if (other := by_photo.setdefault(one.photo.resolve(), one)) is not one:
+                if other.split != one.split and other.source == one.source:
+                    raise ValueError(
+                        f"`{one.source}` must be in one split, and is listed in {other.split} and in {one.split}; "
+                        "remove it from one of the two lists."
+                    )
                 raise ValueError(
                     f"`{one.source}` must be the only labels of {one.photo}, but `{other.source}` are too; remove "
                     "one of the two, pass the one file that counts as `--dataset`, or put photos of one name into "

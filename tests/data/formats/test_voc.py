@@ -135,3 +135,12 @@ def test_folder_of_pascal_context_is_none_of_vocs(tmp_path):
     write(tmp_path / "JPEGImages" / "a.jpg", np.zeros((1, 2, 3)))
     write(tmp_path / "SegmentationClassContext" / "a.png", [[0, 1]])
     assert not voc.find(tmp_path)
+
+
+def test_error_names_both_splits_when_a_photo_is_in_two(folder):
+    write_list(folder, "train", "a", "b")
+    write_list(folder, "val", "b", "c")
+    with pytest.raises(ValueError, match=r"b\.png` must be in one split, and is listed in \w+ and in \w+; remove it"):
+        voc.read(folder)
+    write_list(folder, "val", "c")
+    assert len(voc.read(folder).photos) == 3
